@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from halfbyte.kernels.reference import attention
+
 if TYPE_CHECKING:
     import torch
+
+    from halfbyte.checkpoint.config import ModelConfig
 
 
 class Attend(Protocol):
@@ -13,3 +17,16 @@ class Attend(Protocol):
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """q: [T, H, d], k and v: [T, Hkv, d] of this pass's T tokens -> [T, H * d]."""
+
+
+class WholeSequences:
+    """Attends within `batch` sequences of equal length that lie one behind the other in the pass; nothing is kept."""
+
+    def __init__(self, config: ModelConfig, batch: int) -> None:
+        self.windows = config.sliding_windows
+        self.batch = batch
+
+    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """See Attend."""
+        by_sequence = (x.unflatten(0, (self.batch, -1)) for x in (q, k, v))
+        return attention(*by_sequence, window=self.windows[layer]).reshape(q.shape[0], -1)

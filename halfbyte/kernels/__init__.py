@@ -1,0 +1,1 @@
+"""Numeric kernels behind one interface; `reference` states what each must compute."""

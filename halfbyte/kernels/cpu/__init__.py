@@ -1,0 +1,1 @@
+"""Kernels for a CPU: onnxruntime for 4-bit products, torch for the rest."""

@@ -1,0 +1,96 @@
+"""The forward pass that every supported family shares: spans of token-wise work with attention between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from halfbyte.kernels.interface import AfterAttention, Kernels, LinearWeight, Span
+from halfbyte.kernels.reference import rms_norm
+from halfbyte.models.rope import Rope, rotate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from halfbyte.checkpoint.config import ModelConfig
+    from halfbyte.models.attend import Attend
+
+
+@dataclass(slots=True)
+class Block:
+    """The weights of one transformer block; projections that share their input are stacked."""
+
+    input_norm: torch.Tensor  # [D]
+    qkv: LinearWeight  # [(H + 2 * Hkv) * d, D]
+    q_norm: torch.Tensor | None  # [d], Qwen3
+    k_norm: torch.Tensor | None
+    after: AfterAttention
+
+
+class Network:
+    """A causal language model, ready to run.
+
+    Tokens of a pass lie in one flat row of T, of one sequence or of many: only `attend` knows which is which.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        embedding: torch.Tensor,
+        blocks: Iterable[Block],
+        final_norm: torch.Tensor,
+        head: torch.Tensor,
+        kernels: Kernels,
+    ) -> None:
+        """embedding, head: [V, D]. `blocks` is read once, one at a time, so that a lazy loader holds one at a time."""
+        self.config = config
+        self.embedding = embedding
+        self.rope = Rope(config)
+        self.qk_norms: list[tuple[torch.Tensor, torch.Tensor] | None] = []
+        self.spans = []
+        after: AfterAttention | None = None
+        for block in blocks:
+            self.spans.append(kernels.span(Span(config.rms_norm_eps, after, block.input_norm, block.qkv)))
+            norms = block.q_norm is not None and block.k_norm is not None
+            self.qk_norms.append((block.q_norm.float(), block.k_norm.float()) if norms else None)  # type: ignore[union-attr]
+            after = block.after
+        self.spans.append(kernels.span(Span(config.rms_norm_eps, after, final_norm, None)))
+        self.head = kernels.head(head)
+
+    @torch.inference_mode()
+    def forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Hidden states [T, D] after the final norm, for tokens [T] at positions [T] (lengths: see `Rope`)."""
+        cos, sin = self.rope(positions, lengths)
+        x, residual = self.spans[0](None, self.embedding[tokens].float())
+        for layer, span in enumerate(self.spans[1:]):
+            q, k, v = split_heads(x, self.config, self.qk_norms[layer], cos, sin)
+            x, residual = span(attend(layer, q, k, v), residual)
+        return x
+
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Float32 logits [N, V] of hidden states [N, D]."""
+        return self.head(hidden)
+
+
+def split_heads(
+    qkv: torch.Tensor,
+    config: ModelConfig,
+    norms: tuple[torch.Tensor, torch.Tensor] | None,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """qkv [T, (H + 2 * Hkv) * d] -> rotated q [T, H, d], rotated k [T, Hkv, d], v [T, Hkv, d]."""
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    x = qkv.view(qkv.shape[0], heads + 2 * kv_heads, config.head_dim)
+    qk, v = x[:, : heads + kv_heads], x[:, heads + kv_heads :]
+    if norms is not None:
+        q_norm, k_norm = norms
+        q, k = qk[:, :heads], qk[:, heads:]
+        qk = torch.cat((rms_norm(q, q_norm, config.rms_norm_eps), rms_norm(k, k_norm, config.rms_norm_eps)), 1)
+    qk = rotate(qk, cos, sin)  # q and k in one go: at one row the cost is the number of operations
+    return qk[:, :heads], qk[:, heads:], v
