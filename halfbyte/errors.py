@@ -31,3 +31,7 @@ class OutputError(HalfbyteError):
 
 class RequestError(HalfbyteError):
     """A generation request is not valid (sampling parameter out of range, prompt longer than the context)."""
+
+
+class EvaluationError(HalfbyteError):
+    """A measurement cannot be made of this text and these models (text too short, vocabularies differ)."""

@@ -1,0 +1,1 @@
+"""How good a model's weights are: perplexity, and the distance to a reference."""
