@@ -4,10 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from halfbyte.checkpoint.chat_template import render_chat_template
+from halfbyte.checkpoint.stream_decoder import (
+    ByteLevelStream,
+    HeldStream,
+    PieceReader,
+    PieceStream,
+    StreamDecoder,
+    stream_kind,
+)
+from halfbyte.checkpoint.tokenizer_config import TokenizerConfig
+from halfbyte.errors import TokenizerError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from halfbyte.checkpoint.source import Source
+
+__all__ = ["StreamDecoder", "Tokenizer"]
+
+# Tokenizer files of other kinds, which transformers can turn into what tokenizer.json holds.
+_CONVERTIBLE = ("tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model", "spiece.model", "vocab.txt")
+# English spacing that `clean_up_tokenization_spaces` asks for, in this order.
+_CLEAN_UPS = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 class Tokenizer:
@@ -18,37 +40,130 @@ class Tokenizer:
     vocab_size: int
     chat_template: str | None
 
+    def __init__(self, backend: Backend, config: TokenizerConfig, spec: str) -> None:
+        self.backend = backend
+        self.special_tokens = {role: token.content for role, token in config.special_tokens.items()}
+        self._spec = spec
+        self._chat_templates = config.chat_templates
+        _add_tokens(backend, config)
+        backend.no_truncation()
+        backend.no_padding()
+        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+        self.chat_template = config.chat_templates.get("default")
+        eos = self._special_id("eos_token")
+        self.eos_token_ids = config.eos_token_ids | (frozenset() if eos is None else {eos})
+        bos = self._special_id("bos_token")
+        self.bos_token_id = config.bos_token_id if bos is None else bos
+        self.pad_token_id = self._special_id("pad_token")
+        # BPE keeps its own spaces: cleaning would eat them, so transformers leaves it out there.
+        self._cleans_up = config.clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
+        self._stream_kind = "held" if self._cleans_up else stream_kind(backend)
+
     @classmethod
     def from_source(cls, source: Source) -> Tokenizer:
         """Raises TokenizerError if the source has none."""
-        raise NotImplementedError
+        data = source.file("tokenizer.json")
+        config = TokenizerConfig.from_source(source)
+        backend = _convert(source) if data is None else load_backend(data, f"{source.spec}: tokenizer.json")
+        return cls(backend, config, source.spec)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens written in the text are recognised, as in transformers."""
-        raise NotImplementedError
+        try:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except UnicodeEncodeError as error:
+            raise TokenizerError(f"the text is not valid Unicode: {error}") from error
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of token ids."""
-        raise NotImplementedError
+        """Text of token ids. Ids outside the vocabulary give no text."""
+        try:
+            text = self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+        except OverflowError as error:
+            raise TokenizerError(f"{next(int(i) for i in ids if not 0 <= i < 2**32)} is not a token id") from error
+        return _clean_up(text) if self._cleans_up else text
 
     def render_chat(
         self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True, **variables: Any
     ) -> str:
         """Render the chat template. Raises TokenizerError if there is none or it refuses the messages."""
-        raise NotImplementedError
+        defaults = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+        template = self._template_for(variables.get("tools"))
+        return render_chat_template(template, messages, defaults | self.special_tokens | variables)
 
     def stream(self, *, skip_special_tokens: bool = True) -> StreamDecoder:
         """A decoder for tokens that arrive one at a time."""
-        raise NotImplementedError
+        if self._stream_kind == "held":
+            return HeldStream(lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens))
+        pieces = PieceReader(self.backend, skip_special_tokens=skip_special_tokens)
+        if self._stream_kind == "bytes":
+            return ByteLevelStream(pieces)
+        decode = self.backend.decoder.decode if self.backend.decoder else " ".join
+        return PieceStream(pieces, decode, byte_fallback=self._stream_kind == "pieces and bytes")
+
+    def _special_id(self, role: str) -> int | None:
+        text = self.special_tokens.get(role)
+        return None if text is None else self.backend.token_to_id(text)
+
+    def _template_for(self, tools: Any) -> str:
+        templates = self._chat_templates
+        template = templates.get("tool_use", self.chat_template) if tools is not None else self.chat_template
+        if template is not None:
+            return template
+        if templates:
+            raise TokenizerError(f"{self._spec}: no chat template is the default among {', '.join(sorted(templates))}")
+        raise TokenizerError(f"{self._spec} has no chat template: it takes plain prompts, not chat messages")
 
 
-class StreamDecoder:
-    """Turns tokens into text as they come; never hands out half of a multi-byte character."""
+def load_backend(data: bytes, where: str) -> Backend:
+    """A tokenizers.Tokenizer from the bytes of a tokenizer.json. Raises TokenizerError starting with `where`."""
+    try:
+        return Backend.from_str(data.decode())
+    except BaseException as error:  # a panic in the Rust library is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(f"{where} cannot be used: {error}") from error
 
-    def push(self, token: int) -> str:
-        """The text that this token completes, possibly empty."""
-        raise NotImplementedError
 
-    def flush(self) -> str:
-        """What is left when the stream ends."""
-        raise NotImplementedError
+def _convert(source: Source) -> Backend:
+    """What tokenizer.json would hold, made by transformers from the older files that a repository has instead."""
+    present = [name for name in _CONVERTIBLE if name in source.files()]
+    if not present or source.folder is None:
+        looked_for = ", ".join(("tokenizer.json", *_CONVERTIBLE))
+        raise TokenizerError(f"{source.spec} has no tokenizer: looked for {looked_for}")
+    try:
+        from transformers import AutoTokenizer  # noqa: PLC0415 (optional, and slow to import)
+    except ImportError as error:
+        raise TokenizerError(
+            f"{source.spec} has {present[0]} but no tokenizer.json; converting it needs transformers: "
+            "pip install 'halfbyte[transformers]'"
+        ) from error
+    try:
+        backend = AutoTokenizer.from_pretrained(source.folder, local_files_only=True).backend_tokenizer
+    except Exception as error:  # whatever a foreign loader raises
+        raise TokenizerError(f"{source.spec}: transformers cannot convert {present[0]}: {error}") from error
+    assert isinstance(backend, Backend)
+    return backend
+
+
+def _add_tokens(backend: Backend, config: TokenizerConfig) -> None:
+    """Add the tokens that the config knows and tokenizer.json does not, or knows with other flags."""
+    present = backend.get_added_tokens_decoder().values()
+    known = {repr(token) for token in present}
+    texts = {token.content for token in present}
+    new = [token for token in config.added_tokens if repr(token) not in known]
+    texts |= {token.content for token in new}
+    special = [*config.special_tokens.values(), *config.extra_special_tokens]
+    new += [token for token in {t.content: t for t in special}.values() if token.content not in texts]
+    roles = {token.content for token in config.special_tokens.values()}
+    backend.add_tokens([_as_special(token) if token.content in roles else token for token in new])
+
+
+def _as_special(token: AddedToken) -> AddedToken:
+    token.special = True
+    return token
+
+
+def _clean_up(text: str) -> str:
+    for ending in _CLEAN_UPS:
+        text = text.replace(ending, ending.strip())
+    return text
