@@ -7,6 +7,7 @@ the first projection of the next. Handing it over whole lets a kernel set fuse a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,7 +44,7 @@ class Span:
     qkv: LinearWeight | None  # [(H + 2 * Hkv) * d, D]
 
 
-# (attended [T, H * d] or None for the first span, residual [T, D]) -> (qkv or normed hidden state [T, N], residual [T, D])
+# (attended [T, H * d], None for the first span; residual [T, D]) -> (qkv or normed hidden state [T, N]; residual [T, D])
 SpanKernel = Callable[[torch.Tensor | None, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 LinearKernel = Callable[[torch.Tensor], torch.Tensor]  # [T, K] -> [T, N]
 
@@ -52,7 +53,10 @@ class Kernels(Protocol):
     """One machine's way of computing. Preparing (repacking weights) is done once; what is returned is then called."""
 
     def span(self, span: Span) -> SpanKernel:
-        """Prepare a span."""
+        """Prepare a span. What it returns may be overwritten by the next call of the same span."""
 
     def head(self, weight: torch.Tensor) -> LinearKernel:
         """Prepare the output embedding [V, D]; its products are float32 logits."""
+
+    def threads(self, rows: int) -> AbstractContextManager[None]:
+        """Held during a pass of that many rows: how many threads torch should use beside the kernels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -52,7 +53,8 @@ def attention(
 ) -> torch.Tensor:
     """Causal attention of the T newest tokens of sequences over their S tokens so far.
 
-    q: [..., T, H, d]; k, v: [..., S, Hkv, d], S = start + T; head h reads key-value head h // (H / Hkv) -> [..., T, H, d].
+    q: [..., T, H, d]; k, v: [..., S, Hkv, d], S = start + T -> [..., T, H, d].
+    Head h reads key-value head h // (H / Hkv).
     A window of w lets a token see itself and the w - 1 before it.
     """
     heads_first = [x.transpose(-3, -2) for x in (q, k, v)]
@@ -87,6 +89,10 @@ class ReferenceKernels:
         """Prepare the output embedding."""
         ready = weight.to(self.dtype)
         return lambda x: F.linear(x, ready).float()
+
+    def threads(self, rows: int) -> contextlib.nullcontext[None]:
+        """All of torch's threads, always."""
+        return contextlib.nullcontext()
 
     def _float(self, w: LinearWeight) -> LinearWeight:
         weight = w.weight.dequantize(self.dtype) if isinstance(w.weight, Int4Weight) else w.weight.to(self.dtype)

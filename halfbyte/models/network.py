@@ -46,6 +46,7 @@ class Network:
     ) -> None:
         """embedding, head: [V, D]. `blocks` is read once, one at a time, so that a lazy loader holds one at a time."""
         self.config = config
+        self.kernels = kernels
         self.embedding = embedding
         self.rope = Rope(config)
         self.qk_norms: list[tuple[torch.Tensor, torch.Tensor] | None] = []
@@ -64,17 +65,18 @@ class Network:
         self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Hidden states [T, D] after the final norm, for tokens [T] at positions [T] (lengths: see `Rope`)."""
-        cos, sin = self.rope(positions, lengths)
-        x, residual = self.spans[0](None, self.embedding[tokens].float())
-        for layer, span in enumerate(self.spans[1:]):
-            q, k, v = split_heads(x, self.config, self.qk_norms[layer], cos, sin)
-            x, residual = span(attend(layer, q, k, v), residual)
-        return x
+        with self.kernels.threads(tokens.shape[0]):
+            cos, sin = self.rope(positions, lengths)
+            x, residual = self.spans[0](None, self.embedding[tokens].float())
+            for layer, span in enumerate(self.spans[1:]):
+                q, k, v = split_heads(x, self.config, self.qk_norms[layer], cos, sin)
+                x, residual = span(attend(layer, q, k, v), residual)
+            return x.clone()  # kernels may reuse their buffers
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits [N, V] of hidden states [N, D]."""
-        return self.head(hidden)
+        return self.head(hidden).clone()
 
 
 def split_heads(

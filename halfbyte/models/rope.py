@@ -21,8 +21,10 @@ class Rope:
         self.inv_freq = inverse_frequencies(self.rope, self.dim, self.max_position)
         self.scale = attention_scale(self.rope, self.max_position)
 
-    def __call__(self, positions: torch.Tensor, lengths: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin, each [T, 1, d/2] float32, for positions [T].
+    def __call__(
+        self, positions: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and signed sin for `rotate`, each [T, 1, d] float32, for positions [T].
 
         lengths [T] is the length, counting this pass, of the sequence that each token belongs to; only dynamic scaling
         asks for it. Without it the tokens are taken to be of one sequence, or of several that are equally long.
@@ -31,8 +33,9 @@ class Rope:
             inv_freq = self._dynamic(positions.max() + 1 if lengths is None else lengths)
         else:
             inv_freq = self.inv_freq
-        angles = positions[:, None].float() * inv_freq
-        return (angles.cos() * self.scale)[:, None], (angles.sin() * self.scale)[:, None]
+        angles = (positions[:, None].float() * inv_freq)[:, None]
+        cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
     def _dynamic(self, length: torch.Tensor) -> torch.Tensor:
         """NTK-aware scaling: the base grows with the sequence once it is longer than the model was trained for."""
@@ -42,10 +45,12 @@ class Rope:
         return 1.0 / base.float()[..., None] ** exponents
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate heads x [T, H, d]: coordinate i turns with coordinate i + d/2 (the Hugging Face layout)."""
-    first, second = x.chunk(2, -1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+def rotate(x: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
+    """Rotate heads x [T, H, d]: coordinate i turns with coordinate i + d/2 (the Hugging Face layout).
+
+    Three operations, because at one row of a small model each costs more than its arithmetic.
+    """
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
 
 
 def inverse_frequencies(rope: RopeConfig, dim: int, max_position: int) -> torch.Tensor:

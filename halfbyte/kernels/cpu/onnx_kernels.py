@@ -1,0 +1,251 @@
+"""Spans and heads as onnxruntime graphs, 4-bit products by its MatMulNBits with 8-bit activations.
+
+One graph a span: at one row a call costs about 15 µs and so does waking the threads, as much as the small products
+themselves. All graphs share one thread pool. A graph owns the only copy of its weights once it is built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from halfbyte.checkpoint.int4 import Int4Weight
+from halfbyte.kernels.interface import AfterAttention, LinearKernel, LinearWeight, Span, SpanKernel
+from halfbyte.kernels.reference import ReferenceKernels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MICROSOFT = "com.microsoft"
+INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: activations rounded to 8 bits, a scale for each block of a row
+HEAD_BLOCK = 32
+ROWS_FOR_ONE_THREAD = 16
+
+
+class OnnxKernels:
+    """4-bit linears stay 4-bit; the head runs in 8 bits (the file keeps it as it was); what is float stays float."""
+
+    @contextlib.contextmanager
+    def threads(self, rows: int) -> Iterator[None]:
+        """At a few rows torch works alone: its pool and onnxruntime's would fight for the cores.
+
+        (On two cores a decoding step took three times as long with two torch threads as with one.)
+        """
+        before = torch.get_num_threads()
+        torch.set_num_threads(1 if rows <= ROWS_FOR_ONE_THREAD else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def span(self, p: Span) -> SpanKernel:
+        """Prepare a span."""
+        graph, hidden = Graph(), p.norm.shape[0]
+        residual = graph.input("residual", hidden)
+        if p.after is None:
+            x = graph.rms_norm(residual, p.norm, p.eps)
+        else:
+            attended = graph.input("attended", _inputs(p.after.o))
+            residual, x = graph.after_attention(p.after, attended, residual, p.norm, p.eps)
+        out, width = (x, hidden) if p.qkv is None else (graph.linear(x, p.qkv), _outputs(p.qkv))
+        if p.after is None:
+            first = graph.build({out: width})
+            return lambda _, residual: (first(residual)[0], residual)
+        run = graph.build({out: width, residual: hidden})
+
+        def middle(attended: torch.Tensor | None, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            assert attended is not None
+            x, total = run(residual, attended)
+            return x, total
+
+        return middle
+
+    def head(self, weight: torch.Tensor) -> LinearKernel:
+        """Prepare the output embedding in 8 bits, symmetric, a scale for each HEAD_BLOCK inputs."""
+        if weight.shape[1] % HEAD_BLOCK:
+            return ReferenceKernels().head(weight)
+        graph = Graph()
+        x = graph.input("x", weight.shape[1])
+        run = graph.build({graph.linear_8bit(x, weight): weight.shape[0]})
+        return lambda hidden: run(hidden)[0]
+
+
+class Graph:
+    """Builds one onnx graph whose tensors are all [rows, width] float32."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.inputs: dict[str, int] = {}
+        self.weights: list[Any] = []
+
+    def input(self, name: str, width: int) -> str:
+        """Declare an input of the graph; calls pass them in the order of declaration."""
+        self.inputs[name] = width
+        return name
+
+    def node(self, op: str, inputs: list[str], outputs: int = 1, domain: str = "", **attributes: Any) -> list[str]:
+        """Add an operator; its outputs get fresh names."""
+        names = [f"{op}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(op, inputs, names, domain=domain, **attributes))
+        return names
+
+    def constant(self, value: np.ndarray) -> str:
+        """Add a weight."""
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def vector(self, value: torch.Tensor) -> str:
+        """Add a float32 weight."""
+        return self.constant(value.float().contiguous().numpy())
+
+    def rms_norm(self, x: str, weight: torch.Tensor, eps: float) -> str:
+        """See reference.rms_norm."""
+        return self.node("SimplifiedLayerNormalization", [x, self.vector(weight)], axis=-1, epsilon=eps)[0]
+
+    def add_and_norm(self, x: str, residual: str, weight: torch.Tensor, eps: float) -> tuple[str, str]:
+        """(residual + x, its norm) in one operator."""
+        inputs = [x, residual, self.vector(weight)]
+        normed, *_, total = self.node(
+            "SkipSimplifiedLayerNormalization", inputs, outputs=4, domain=MICROSOFT, epsilon=eps
+        )
+        self.nodes[-1].output[1] = self.nodes[-1].output[2] = ""  # statistics for training, not computed
+        return total, normed
+
+    def after_attention(
+        self, p: AfterAttention, attended: str, residual: str, next_norm: torch.Tensor, eps: float
+    ) -> tuple[str, str]:
+        """See reference.after_attention; returns the residual and its norm by `next_norm`."""
+        residual, x = self.add_and_norm(self.linear(attended, p.o), residual, p.norm, eps)
+        width = _outputs(p.gate_up) // 2
+        split = self.constant(np.array([width, width], dtype=np.int64))
+        gate, up = self.node("Split", [self.linear(x, p.gate_up), split], outputs=2, axis=-1)
+        sigmoid = self.node("Sigmoid", [gate])[0]
+        activated = self.node("Mul", [self.node("Mul", [gate, sigmoid])[0], up])[0]
+        return self.add_and_norm(self.linear(activated, p.down), residual, next_norm, eps)
+
+    def linear(self, x: str, w: LinearWeight) -> str:
+        """See reference.linear."""
+        if isinstance(w.weight, Int4Weight) and (block := nbits_block(w.weight)):
+            y = self._matmul_nbits(x, w.weight, block)
+        else:
+            weight = w.weight.dequantize() if isinstance(w.weight, Int4Weight) else w.weight
+            y = self.node("MatMul", [x, self.vector(weight.T)])[0]
+        return y if w.bias is None else self.node("Add", [y, self.vector(w.bias)])[0]
+
+    def _matmul_nbits(self, x: str, weight: Int4Weight, block: int) -> str:
+        n, k = weight.q.shape
+        repeat = weight.group_size // block
+        scales = weight.s.float().repeat_interleave(repeat, 1)
+        zeros = weight.z.repeat_interleave(repeat, 1)
+        if zeros.shape[1] % 2:
+            zeros = torch.nn.functional.pad(zeros, (0, 1))
+        inputs = [
+            self.constant(pack_pairs(weight.q).view(n, k // block, block // 2).numpy()),
+            self.vector(scales.reshape(-1)),
+            self.constant(pack_pairs(zeros).numpy()),
+        ]
+        attributes = {"K": k, "N": n, "bits": 4, "block_size": block, "accuracy_level": INT8_ACTIVATIONS}
+        return self.node("MatMulNBits", [x, *inputs], domain=MICROSOFT, **attributes)[0]
+
+    def linear_8bit(self, x: str, weight: torch.Tensor) -> str:
+        """Product with a weight rounded to 8 bits: symmetric, so the stored zero point is the default of 128."""
+        n, k = weight.shape
+        q, scales = quantize_8bit(weight)
+        inputs = [self.constant(q.view(n, k // HEAD_BLOCK, HEAD_BLOCK).numpy()), self.vector(scales.reshape(-1))]
+        attributes = {"K": k, "N": n, "bits": 8, "block_size": HEAD_BLOCK, "accuracy_level": INT8_ACTIVATIONS}
+        return self.node("MatMulNBits", [x, *inputs], domain=MICROSOFT, **attributes)[0]
+
+    def build(self, outputs: dict[str, int]) -> Run:
+        """Compile. `outputs` maps the tensors to return to their widths."""
+
+        def declare(names: dict[str, int]) -> list[Any]:
+            return [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["rows", w]) for n, w in names.items()]
+
+        graph = helper.make_graph(self.nodes, "span", declare(self.inputs), declare(outputs), self.weights)
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+        session = ort.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
+        return Run(session, self.inputs, outputs)
+
+
+class Run:
+    """A compiled graph. For one row, the decoding case, its buffers are bound once, which takes a third off a call.
+
+    What a one-row call returns is overwritten by the next call of the same graph.
+    """
+
+    def __init__(self, session: Any, inputs: dict[str, int], outputs: dict[str, int]) -> None:
+        self.session = session
+        self.inputs = inputs
+        self.outputs = outputs
+        self.row_inputs = [torch.empty(1, width) for width in inputs.values()]
+        self.row_outputs = [torch.empty(1, width) for width in outputs.values()]
+        self.row_binding = self._bind(self.row_inputs, self.row_outputs)
+
+    def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        """float32 [T, K] for each input -> float32 [T, N] for each output."""
+        rows = tensors[0].shape[0]
+        if rows == 1:
+            for buffer, x in zip(self.row_inputs, tensors, strict=True):
+                buffer.copy_(x)
+            self.session.run_with_iobinding(self.row_binding)
+            return self.row_outputs
+        held = [x.contiguous() for x in tensors]  # a binding knows addresses only: the tensors must outlive the run
+        results = [torch.empty(rows, width) for width in self.outputs.values()]
+        self.session.run_with_iobinding(self._bind(held, results))
+        return results
+
+    def _bind(self, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> Any:
+        binding = self.session.io_binding()
+        for name, x in zip(self.inputs, inputs, strict=True):
+            binding.bind_input(name, "cpu", 0, np.float32, x.shape, x.data_ptr())
+        for name, y in zip(self.outputs, outputs, strict=True):
+            binding.bind_output(name, "cpu", 0, np.float32, y.shape, y.data_ptr())
+        return binding
+
+
+def nbits_block(weight: Int4Weight) -> int | None:
+    """The block that MatMulNBits can work in: a power of two from 16 to 256 that divides the group, or None."""
+    return next((b for b in (256, 128, 64, 32, 16) if weight.group_size % b == 0), None)
+
+
+def pack_pairs(values: torch.Tensor) -> torch.Tensor:
+    """Uint8 [N, K] with values 0..15 -> [N, K / 2], the even column in the low nibble."""
+    return (values[:, 0::2] | (values[:, 1::2] << 4)).contiguous()
+
+
+def quantize_8bit(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[N, K] -> uint8 [N, K] around 128 and float32 scales [N, K / HEAD_BLOCK]."""
+    blocks = weight.float().unflatten(1, (-1, HEAD_BLOCK))
+    scales = blocks.abs().amax(-1, keepdim=True) / 127
+    q = (blocks / scales.clamp(min=1e-30)).round_().add_(128).to(torch.uint8)
+    return q.flatten(1), scales.squeeze(-1)
+
+
+def _inputs(w: LinearWeight) -> int:
+    return int((w.weight.q if isinstance(w.weight, Int4Weight) else w.weight).shape[1])
+
+
+def _outputs(w: LinearWeight) -> int:
+    return int((w.weight.q if isinstance(w.weight, Int4Weight) else w.weight).shape[0])
+
+
+@functools.cache
+def _share_threads() -> None:
+    """One pool for every graph: a pool each would leave hundreds of threads spinning."""
+    ort.set_global_thread_pool_sizes(torch.get_num_threads(), 1)
+
+
+def _options() -> Any:
+    _share_threads()
+    options = ort.SessionOptions()
+    options.use_per_session_threads = False
+    options.log_severity_level = 3
+    return options
