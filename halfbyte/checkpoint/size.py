@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from halfbyte.checkpoint.config import ModelConfig
+    from halfbyte.checkpoint.source import TensorInfo
 
 FLOAT_BITS = 16  # what is not quantized is published in 16 bits
+PARTS = ("embedding", "attention", "mlp", "norms", "head", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +59,26 @@ def awq_size(config: ModelConfig, group_size: int) -> int:
     count = weight_count(config)
     kept = count.embedding + count.norms + count.biases + count.head
     return round(count.linear * awq_bits_per_weight(group_size) + kept * FLOAT_BITS) // 8
+
+
+def part_of(tensor: str) -> str:
+    """Which of PARTS a tensor belongs to, by its Hugging Face name."""
+    if "norm." in tensor:
+        return "norms"
+    for sign, part in (
+        ("embed_tokens.", "embedding"),
+        (".self_attn.", "attention"),
+        (".mlp.", "mlp"),
+        ("lm_head.", "head"),
+    ):
+        if sign in tensor:
+            return part
+    return "other"
+
+
+def bytes_by_part(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
+    """What each of PARTS takes on disk."""
+    sizes = dict.fromkeys(PARTS, 0)
+    for name, info in tensors.items():
+        sizes[part_of(name)] += info.nbytes
+    return sizes

