@@ -1,0 +1,138 @@
+"""A source whose config, quantization and tensors have been held against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from halfbyte.checkpoint.awq import unpack_gemm
+from halfbyte.checkpoint.config import ModelConfig
+from halfbyte.checkpoint.expected import Shape, expected_tensors, layer_of
+from halfbyte.checkpoint.quant_config import AwqConfig, read_quant_config
+from halfbyte.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from halfbyte.checkpoint.int4 import Int4Weight
+    from halfbyte.checkpoint.source import Source, TensorInfo
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+PACKED = (".qweight", ".qzeros")
+_MOST_LISTED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """One tensor read and found sound; `done` of `total` bytes have been read so far."""
+
+    name: str
+    nbytes: int
+    done: int
+    total: int
+
+
+class Checkpoint:
+    """A model's weights, as its network asks for them.
+
+    Opening it reads headers only and raises ConfigError or CheckpointError if tensors are missing, too many, of the
+    wrong shape or of the wrong type. `awq` is None for an unquantized model.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.config: ModelConfig = ModelConfig.from_dict(source.config, source.spec)
+        self.awq: AwqConfig | None = read_quant_config(source)
+        self.expected: dict[str, Shape] = expected_tensors(self.config, self.awq)
+        _check_headers(source, self._infos, self.expected, self.config.tie_word_embeddings)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One float tensor in its stored type. Raises CheckpointError, naming layer and file, unless all is finite."""
+        tensor = self._read(name)
+        _check_finite(tensor, name, self.source)
+        return tensor
+
+    def linear(self, prefix: str) -> Int4Weight | torch.Tensor:
+        """The weight of a linear, [N, K]: 4-bit if the checkpoint stores it so, else float."""
+        if f"{prefix}.qweight" not in self.expected:
+            return self.tensor(f"{prefix}.weight")
+        scales = self.tensor(f"{prefix}.scales").to(torch.float16)
+        _check_finite(scales, f"{prefix}.scales", self.source)
+        return unpack_gemm(self._read(f"{prefix}.qweight"), self._read(f"{prefix}.qzeros"), scales)
+
+    def bias(self, prefix: str) -> torch.Tensor | None:
+        """The bias of a linear, [N], if it has one."""
+        name = f"{prefix}.bias"
+        return self.tensor(name) if name in self.expected else None
+
+    def verify(self) -> Iterator[Verified]:
+        """Read every tensor and check its shape, type and finiteness. Raises CheckpointError at the first fault."""
+        total, done = sum(self._infos[name].nbytes for name in self.expected), 0
+        for name in self.expected:
+            self._read(name) if name.endswith(PACKED) else self.tensor(name)
+            nbytes = self._infos[name].nbytes
+            done += nbytes
+            yield Verified(name, nbytes, done, total)
+
+    @cached_property
+    def _infos(self) -> Mapping[str, TensorInfo]:
+        return self.source.tensors()
+
+    def _read(self, name: str) -> torch.Tensor:
+        tensor = self.source.read(name)
+        info = self._infos[name]
+        if tuple(tensor.shape) != info.shape or tensor.dtype != info.dtype:
+            raise CheckpointError(
+                f"{self.source.origin(name)}: {name} was read as {tensor.dtype} {list(tensor.shape)}, but its header "
+                f"says {info.dtype} {list(info.shape)}"
+            )
+        return tensor
+
+
+def _check_headers(source: Source, found: Mapping[str, TensorInfo], expected: Mapping[str, Shape], tied: bool) -> None:
+    """Hold names, shapes and types against what the config asks for; all that is wrong is told at once."""
+    missing = [f"{name} {list(shape)} is missing" for name, shape in expected.items() if name not in found]
+    extra = [
+        f"{name} {list(info.shape)} in {source.origin(name)} is not part of this network"
+        for name, info in found.items()
+        if name not in expected and not _may_be_there(name, tied)
+    ]
+    misshapen = [
+        f"{name} in {source.origin(name)} has shape {list(found[name].shape)}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    mistyped = [
+        f"{name} in {source.origin(name)} is {found[name].dtype}, expected {'int32' if packed else 'a float type'}"
+        for name in expected
+        for packed in [name.endswith(PACKED)]
+        if name in found and (found[name].dtype != torch.int32 if packed else found[name].dtype not in FLOATS)
+    ]
+    faults = missing + misshapen + mistyped + extra
+    if not faults:
+        return
+    more = [f"and {len(faults) - _MOST_LISTED} more"] if len(faults) > _MOST_LISTED else []
+    kinds = (("missing", missing), ("of the wrong shape", misshapen), ("of the wrong type", mistyped), ("extra", extra))
+    counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds if names)
+    lines = "\n  ".join(faults[:_MOST_LISTED] + more)
+    raise CheckpointError(f"{source.spec}: its tensors do not fit its config ({counts}):\n  {lines}")
+
+
+def _may_be_there(name: str, tied: bool) -> bool:
+    """What older programs save although it carries nothing: rotary frequencies, and a head tied to the embedding."""
+    return name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight")
+
+
+def _check_finite(tensor: torch.Tensor, name: str, source: Source) -> None:
+    if torch.isfinite(tensor).all():
+        return
+    count = int((~torch.isfinite(tensor)).sum())
+    layer = layer_of(name)
+    place = name if layer is None else f"{name} (layer {layer})"
+    raise CheckpointError(
+        f"{source.origin(name)}: {place} has {count} values that are not finite, of {tensor.numel()}; "
+        "the weights are damaged or overflowed when they were saved"
+    )
