@@ -56,11 +56,11 @@ def files_from_metadata(metadata: Mapping[str, Any]) -> dict[str, bytes]:
         "post_processor": _post_processor(vocabulary, add_bos=add_bos, add_eos=add_eos),
         **parts,
     }
-    config = {
+    config: dict[str, Any] = {
         "add_bos_token": add_bos,
         "add_eos_token": add_eos,
         "added_tokens_decoder": {str(i): _added_token(vocabulary, i) for i in _added_ids(vocabulary)},
-        **{role: vocabulary.tokens[i] for role, i in vocabulary.roles.items()},
+        **{str(role): vocabulary.tokens[i] for role, i in vocabulary.roles.items()},
         **_chat_template(metadata),
         "clean_up_tokenization_spaces": False,
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -74,11 +74,11 @@ def entry(metadata: Mapping[str, Any], key: str, kind: type, default: Any) -> An
 def _array(metadata: Mapping[str, Any], name: str, kind: type) -> list[Any]:
     key = f"tokenizer.ggml.{name}"
     given = metadata.get(key)
-    values = entry({key: given.tolist() if isinstance(given, np.ndarray) else given}, key, list, [])
+    values: list[Any] = entry({key: given.tolist() if isinstance(given, np.ndarray) else given}, key, list, [])
     for i, value in enumerate(values):
-        if type(value) is not kind or (kind is float and math.isnan(value)):
+        if type(value) is not kind or (isinstance(value, float) and math.isnan(value)):
             raise TokenizerError(f"{key}[{i}] is {value!r:.60}, not a {kind.__name__}")
-    return cast("list[Any]", values)
+    return values
 
 
 def _merges(metadata: Mapping[str, Any], ids: Mapping[str, int]) -> list[tuple[str, str]]:
