@@ -1,9 +1,11 @@
-"""What a model takes on disk, from its config alone."""
+"""What a model takes on disk: by formula from its config, and part by part from its tensors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING
+
+from halfbyte.checkpoint.expected import expected_tensors, linear_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,40 +15,17 @@ if TYPE_CHECKING:
 
 FLOAT_BITS = 16  # what is not quantized is published in 16 bits
 PARTS = ("embedding", "attention", "mlp", "norms", "head", "other")
+_SIGNS = {"embed_tokens.": "embedding", ".self_attn.": "attention", ".mlp.": "mlp", "lm_head.": "head"}
 
 
-@dataclass(frozen=True, slots=True)
-class WeightCount:
-    """Numbers of weights per part of a network, biases counted with the part that they belong to."""
-
-    embedding: int
-    attention: int  # q, k, v, o: what is quantized
-    mlp: int  # gate, up, down: what is quantized
-    norms: int
-    biases: int
-    head: int  # 0 when tied to the embedding
-
-    @property
-    def linear(self) -> int:
-        """Weights that a quantizer turns into 4 bits."""
-        return self.attention + self.mlp
+def weight_count(config: ModelConfig) -> int:
+    """Weights of a network; tied ones count once."""
+    return sum(math.prod(shape) for shape in expected_tensors(config, None).values())
 
 
-def weight_count(config: ModelConfig) -> WeightCount:
-    """Count a network's weights from its shape."""
-    d, f, layers = config.hidden_size, config.intermediate_size, config.num_layers
-    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    biases = config.qkv_bias * (q + 2 * kv) + config.o_bias * d + config.mlp_bias * (2 * f + d)
-    norms = 2 * d + config.qk_norm * 2 * config.head_dim
-    embedding = config.vocab_size * d
-    return WeightCount(
-        embedding=embedding,
-        attention=layers * (2 * d * q + 2 * d * kv),
-        mlp=layers * 3 * d * f,
-        norms=layers * norms + d,
-        biases=layers * biases,
-        head=0 if config.tie_word_embeddings else embedding,
-    )
+def linear_weight_count(config: ModelConfig) -> int:
+    """Those of its weights that a quantizer turns into 4 bits."""
+    return sum(math.prod(shape) for shape in linear_shapes(config).values())
 
 
 def awq_bits_per_weight(group_size: int) -> float:
@@ -56,24 +35,16 @@ def awq_bits_per_weight(group_size: int) -> float:
 
 def awq_size(config: ModelConfig, group_size: int) -> int:
     """Bytes of tensor data in the AutoAWQ `gemm` container: linears in 4 bits, all else in 16, tied weights once."""
-    count = weight_count(config)
-    kept = count.embedding + count.norms + count.biases + count.head
-    return round(count.linear * awq_bits_per_weight(group_size) + kept * FLOAT_BITS) // 8
+    linear = linear_weight_count(config)
+    kept = weight_count(config) - linear
+    return round(linear * awq_bits_per_weight(group_size) + kept * FLOAT_BITS) // 8
 
 
 def part_of(tensor: str) -> str:
     """Which of PARTS a tensor belongs to, by its Hugging Face name."""
     if "norm." in tensor:
         return "norms"
-    for sign, part in (
-        ("embed_tokens.", "embedding"),
-        (".self_attn.", "attention"),
-        (".mlp.", "mlp"),
-        ("lm_head.", "head"),
-    ):
-        if sign in tensor:
-            return part
-    return "other"
+    return next((part for sign, part in _SIGNS.items() if sign in tensor), "other")
 
 
 def bytes_by_part(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003  typer reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -67,7 +67,6 @@ def perplexity(
 def load(model: str, compute: Compute) -> Network:
     """Open a model and make its network."""
     from halfbyte.checkpoint.checkpoint import Checkpoint
-
     from halfbyte.checkpoint.open import open_source
     from halfbyte.models.loader import load_network
 

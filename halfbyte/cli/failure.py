@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+import re
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from halfbyte.errors import HalfbyteError
-
-if TYPE_CHECKING:
-    import click
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -22,7 +20,7 @@ class Commands(TyperGroup):
     HALFBYTE_DEBUG=1 shows the traceback instead.
     """
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
@@ -43,4 +41,4 @@ def describe(error: HalfbyteError | OSError) -> str:
         text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     else:
         text = str(error) or type(error).__name__
-    return " ".join(text.split())
+    return re.sub(r"\s*\n\s*", "; ", re.sub(r":\s*\n\s*", ": ", text.strip()))

@@ -1,9 +1,18 @@
 """The size formula, against the published card and against a config's own arithmetic."""
 
 import pytest
+import torch
 
 from halfbyte.checkpoint.config import ModelConfig
-from halfbyte.checkpoint.size import awq_bits_per_weight, awq_size, part_of, weight_count
+from halfbyte.checkpoint.size import (
+    awq_bits_per_weight,
+    awq_size,
+    bytes_by_part,
+    linear_weight_count,
+    part_of,
+    weight_count,
+)
+from halfbyte.checkpoint.source import TensorInfo
 
 LLAMA_2_7B = ModelConfig.from_dict(
     {
@@ -29,8 +38,8 @@ def test_llama_2_7b_has_the_size_that_its_card_states(group_size, gigabytes):
 
 
 def test_llama_2_7b_has_its_published_number_of_weights():
-    count = weight_count(LLAMA_2_7B)
-    assert count.linear + count.embedding + count.head + count.norms + count.biases == 6_738_415_616
+    assert weight_count(LLAMA_2_7B) == 6_738_415_616
+    assert linear_weight_count(LLAMA_2_7B) == 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
 
 
 def test_a_group_of_128_costs_an_eighth_and_a_32nd_of_a_bit():
@@ -52,3 +61,17 @@ def test_a_group_of_128_costs_an_eighth_and_a_32nd_of_a_bit():
 )
 def test_parts(name, part):
     assert part_of(name) == part
+
+
+def test_bytes_by_part_counts_every_tensor_once():
+    def info(nbytes):
+        return TensorInfo(torch.float16, (), nbytes)
+
+    tensors = {
+        "model.embed_tokens.weight": info(1),
+        "model.layers.0.mlp.up_proj.qweight": info(10),
+        "model.layers.1.mlp.up_proj.scales": info(100),
+        "model.norm.weight": info(1000),
+    }
+    sizes = bytes_by_part(tensors)
+    assert sizes == {"embedding": 1, "attention": 0, "mlp": 110, "norms": 1000, "head": 0, "other": 0}
