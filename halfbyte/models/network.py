@@ -28,6 +28,11 @@ class Block:
     k_norm: torch.Tensor | None
     after: AfterAttention
 
+    def linears(self) -> dict[str, LinearWeight]:
+        """The stacked linears, by the name that `reference` observes their inputs under."""
+        after = self.after
+        return {"qkv": self.qkv, "o": after.o, "gate_up": after.gate_up, "down": after.down}
+
 
 class Network:
     """A causal language model, ready to run.

@@ -1,0 +1,92 @@
+"""AWQ's search (arXiv:2306.00978): scale salient input channels up before rounding, and the input down by as much.
+
+Both published formulas are tried: x̄^r (llm-awq) and x̄^r / w̄^(1-r) (AutoAWQ's "duo"), r on a coarse grid, then finer
+around the best. Where the originals measure each candidate by running the module, its error here is tr(dW H dWᵀ).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from halfbyte.quantize.rounding import fake_quantize, grouped, ranges
+from halfbyte.quantize.statistics import output_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from halfbyte.quantize.statistics import InputStatistics
+
+COARSE = 10  # ratios 0, 1/10 .. 1
+FINE = (-0.05, 0.05)  # added to the best of them
+LEAST_ACTIVITY = 1e-3  # of the mean: a dead channel is not scaled out of existence
+
+
+@dataclass(slots=True)
+class ScaleChoice:
+    """The winning scale [K]; formula "none" and ratio 0 where no scaling beat plain rounding."""
+
+    scale: torch.Tensor
+    formula: str
+    ratio: float
+    error: float
+    unscaled_error: float
+
+
+def search_scale(
+    weight: torch.Tensor, stats: InputStatistics, group_size: int, slots: torch.Tensor | None = None
+) -> ScaleChoice:
+    """Find the scale for a weight [N, K] (all the linears that share the input, stacked).
+
+    slots [K]: channels with the same number must share a scale (the heads that read one key-value head).
+    """
+    H = stats.H
+    low, high = ranges(weight, group_size)
+    unscaled = output_error(fake_quantize(weight, low, high) - weight, H).item()
+    best = ScaleChoice(torch.ones(weight.shape[1]), "none", 0.0, unscaled, unscaled)
+    activity = shared(stats.mean_abs, slots)
+    activity = (activity / activity.mean().clamp(min=1e-30)).clamp_(min=LEAST_ACTIVITY)
+    magnitude = shared(relative_magnitude(weight, low, high), slots)
+    for formula in ("x", "x/w"):
+        coarse = [i / COARSE for i in range(COARSE + 1)]
+        for ratio in _then_finer(coarse, best, formula):
+            scale = candidate(activity, magnitude, ratio, formula)
+            scaled = weight * scale
+            error = output_error(fake_quantize(scaled, *ranges(scaled, group_size)) / scale - weight, H).item()
+            if error < best.error:
+                best.scale, best.formula, best.ratio, best.error = scale, formula, ratio, error
+    return best
+
+
+def _then_finer(coarse: list[float], best: ScaleChoice, formula: str) -> Iterator[float]:
+    yield from coarse
+    if best.formula == formula:
+        middle = best.ratio
+        yield from (middle + step for step in FINE if 0 <= middle + step <= 1)
+
+
+def candidate(activity: torch.Tensor, magnitude: torch.Tensor, ratio: float, formula: str) -> torch.Tensor:
+    """One candidate scale [K], normalised so that its greatest and least values are reciprocal."""
+    scale = activity**ratio
+    if formula == "x/w":
+        scale = scale / (magnitude ** (1 - ratio) + 1e-4)
+    scale = scale.clamp(min=1e-4)
+    return scale / (scale.max() * scale.min()).sqrt()
+
+
+def relative_magnitude(weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Mean over outputs of |w| / max|w| within its group, [K]."""
+    largest = torch.maximum(-low, high).clamp_(min=1e-8)
+    groups = grouped(weight.abs(), weight.shape[1] // low.shape[1])
+    return (groups / largest[..., None]).mean(0).flatten()
+
+
+def shared(values: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:
+    """Replace each channel's value by the mean over the channels of its slot."""
+    if slots is None:
+        return values
+    count = int(slots.max()) + 1
+    sums = torch.zeros(count).index_add_(0, slots, values)
+    return (sums / torch.bincount(slots, minlength=count))[slots]

@@ -1,0 +1,54 @@
+"""What calibration leaves of a linear's input: H = sum of x xᵀ, and the mean of |x|.
+
+Everything in a block but softmax and SiLU is linear in the activations, so the squared error of a linear's output for
+any change dW of its weight is tr(dW H dWᵀ): no candidate needs another forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+COLUMNS = 512  # H is symmetric: it is gathered in column blocks of this width, on and below the diagonal
+
+
+@dataclass(slots=True)
+class InputStatistics:
+    """Of a linear with K inputs. H: [K, K] float32; mean_abs: [K] float32."""
+
+    H: torch.Tensor
+    abs_sum: torch.Tensor
+    rows: int = 0
+
+    @classmethod
+    def empty(cls, width: int) -> InputStatistics:
+        """Nothing seen yet."""
+        return cls(torch.zeros(width, width), torch.zeros(width))
+
+    @property
+    def mean_abs(self) -> torch.Tensor:
+        """Mean of |x| per input channel."""
+        return self.abs_sum / max(self.rows, 1)
+
+    def add(self, x: torch.Tensor) -> None:
+        """Take in x [T, K]."""
+        width = x.shape[1]
+        for begin in range(0, width, COLUMNS):
+            end = min(begin + COLUMNS, width)
+            self.H[begin:, begin:end].addmm_(x[:, begin:].T, x[:, begin:end])
+        self.abs_sum += x.abs().sum(0)
+        self.rows += x.shape[0]
+
+    def finish(self) -> None:
+        """Mirror H above its diagonal. To be called once, after the last `add`."""
+        self.H = self.H.tril() + self.H.tril(-1).T
+
+    def scaled(self, scale: torch.Tensor) -> torch.Tensor:
+        """H of the input divided by `scale` [K], channel by channel."""
+        return self.H / scale / scale[:, None]
+
+
+def output_error(delta: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
+    """tr(delta H deltaᵀ), the squared error of the outputs over the calibration tokens, for delta [N, K]."""
+    return torch.mm(delta, H).mul_(delta).sum()
