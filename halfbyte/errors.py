@@ -35,3 +35,7 @@ class RequestError(HalfbyteError):
 
 class EvaluationError(HalfbyteError):
     """A measurement cannot be made of this text and these models (text too short, vocabularies differ)."""
+
+
+class GenerationError(HalfbyteError):
+    """The network gave something that no token can be chosen from (logits that are not finite)."""

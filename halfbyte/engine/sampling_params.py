@@ -1,0 +1,110 @@
+"""How an answer is to be sampled and when it ends, in vLLM's words and with vLLM's defaults."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from halfbyte.errors import RequestError
+
+GREEDY_BELOW = 1e-5  # a temperature under this is taken as 0, as vLLM does: dividing by it would overflow
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Checked when it is made: RequestError names the parameter, what it was and what it may be."""
+
+    n: int = 1  # answers to draw for one prompt
+    temperature: float = 1.0  # 0 takes the likeliest token, and of equals the lowest id
+    top_p: float = 1.0  # keep the likeliest tokens that reach this share of the probability
+    top_k: int = 0  # keep this many of the likeliest tokens; 0 or -1: all
+    min_p: float = 0.0  # keep tokens at least this likely, relative to the likeliest
+    repetition_penalty: float = 1.0  # over 1 discourages every token of the prompt and of the answer so far
+    stop: str | Iterable[str] | None = None  # texts that end the answer; kept as a tuple
+    stop_token_ids: Iterable[int] | None = None  # tokens that end the answer, besides the model's own; kept as a tuple
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    max_tokens: int | None = 16  # None: to the end of the context
+    min_tokens: int = 0  # tokens before which nothing but max_tokens ends the answer
+    seed: int | None = None  # the same seed gives the same tokens, whatever else is running
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        self._integer("n", "1 or more", lambda x: x >= 1)
+        self._real("temperature", "0 or more", lambda x: x >= 0)
+        self._real("top_p", "over 0 and at most 1", lambda x: 0 < x <= 1)
+        self._integer("top_k", "-1 or 0 (off), or 1 or more", lambda x: x >= -1)
+        self._real("min_p", "between 0 and 1", lambda x: 0 <= x <= 1)
+        self._real("repetition_penalty", "over 0", lambda x: x > 0)
+        self._integer("max_tokens", "1 or more, or None", lambda x: x >= 1, optional=True)
+        self._integer("min_tokens", "0 or more", lambda x: x >= 0)
+        self._integer("seed", "between -2**63 and 2**64 - 1, or None", lambda x: -(2**63) <= x < 2**64, optional=True)
+        for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise _invalid(name, getattr(self, name), "True or False")
+        object.__setattr__(self, "stop", self._stop_strings())
+        object.__setattr__(self, "stop_token_ids", self._stop_ids())
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise _invalid("min_tokens", self.min_tokens, f"at most max_tokens, {self.max_tokens}")
+        if self.greedy and self.n > 1:
+            raise _invalid("n", self.n, "1 at temperature 0, where every answer is the same")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken, without drawing."""
+        return self.temperature < GREEDY_BELOW
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """`stop` as a tuple."""
+        assert isinstance(self.stop, tuple)
+        return self.stop
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """`stop_token_ids` as a tuple."""
+        assert isinstance(self.stop_token_ids, tuple)
+        return self.stop_token_ids
+
+    def _integer(self, name: str, allowed: str, fits: Any, *, optional: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None and optional:
+            return
+        if isinstance(value, bool) or not isinstance(value, Integral) or not fits(int(value)):
+            raise _invalid(name, value, f"a whole number, {allowed}")
+        object.__setattr__(self, name, int(value))
+
+    def _real(self, name: str, allowed: str, fits: Any) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not fits(value):
+            raise _invalid(name, value, f"a number, {allowed}")
+        object.__setattr__(self, name, float(value))
+
+    def _stop_strings(self) -> tuple[str, ...]:
+        stop = (self.stop,) if isinstance(self.stop, str) else _listed("stop", self.stop, "a text or a list of texts")
+        if not all(isinstance(s, str) and s for s in stop):
+            raise _invalid("stop", self.stop, "a text or a list of texts, none of them empty")
+        return stop
+
+    def _stop_ids(self) -> tuple[int, ...]:
+        allowed = "a list of token ids, 0 or more"
+        ids = _listed("stop_token_ids", self.stop_token_ids, allowed)
+        if any(isinstance(i, bool) or not isinstance(i, Integral) or i < 0 for i in ids):
+            raise _invalid("stop_token_ids", self.stop_token_ids, allowed)
+        return tuple(operator.index(i) for i in ids)
+
+
+def _listed(name: str, value: Any, allowed: str) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        raise _invalid(name, value, allowed)
+    return tuple(value)
+
+
+def _invalid(name: str, value: object, allowed: str) -> RequestError:
+    return RequestError(f"{name} is {value!r}; it must be {allowed}")
