@@ -71,8 +71,10 @@ class Tokenizer:
         """Token ids of a text; special tokens written in the text are recognised, as in transformers."""
         try:
             return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except UnicodeEncodeError as error:
-            raise TokenizerError(f"the text is not valid Unicode: {error}") from error
+        except TypeError as error:  # what the Rust library makes of half a surrogate pair
+            if not isinstance(text, str):
+                raise
+            raise TokenizerError("the text is not valid Unicode: it holds half of a surrogate pair") from error
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids. Ids outside the vocabulary give no text."""
