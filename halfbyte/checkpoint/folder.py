@@ -143,7 +143,7 @@ class FolderSource:
         if ggufs:
             return SourceError(f"{self._folder} holds GGUF files; give one of them, e.g. {self._folder / ggufs[0]}")
         return SourceError(
-            f"{self._folder} holds no weights: neither model.safetensors, its index.json with shards, nor pytorch_model*.bin"
+            f"{self._folder} holds no weights: neither model*.safetensors nor pytorch_model*.bin"
         )
 
 

@@ -14,8 +14,9 @@ from gguf.constants import GGMLQuantizationType
 from halfbyte.checkpoint.gguf_config import hf_config, special_tokens
 from halfbyte.checkpoint.gguf_header import GGUFTensor, read_header
 from halfbyte.checkpoint.gguf_names import INTERLEAVED_ROPE, ROPE_FACTORS, hf_name, interleaved_heads
+from halfbyte.checkpoint.gguf_tokenizer import files_from_metadata
 from halfbyte.checkpoint.source import TensorInfo
-from halfbyte.errors import CheckpointError, HalfbyteError, SourceError
+from halfbyte.errors import CheckpointError, SourceError, TokenizerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,7 @@ _KEPT = {
     GGMLQuantizationType.F16: torch.float16,
     GGMLQuantizationType.BF16: torch.bfloat16,
 }
+_FROM_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
 class GGUFSource:
@@ -41,7 +43,6 @@ class GGUFSource:
         self._spec = str(path) if spec is None else spec
         self._header = read_header(path, self._data)
         self._by_name = {hf_name(name): tensor for name, tensor in self._header.tensors.items() if name != ROPE_FACTORS}
-        self._made: dict[str, bytes] | None = None
 
     @property
     def spec(self) -> str:
@@ -86,7 +87,7 @@ class GGUFSource:
         if heads is None or self.metadata.get("general.architecture") not in INTERLEAVED_ROPE:
             return weight
         count = self.config["num_attention_heads" if heads == "q" else "num_key_value_heads"]
-        return _separate_halves(weight, count, f"{self.path}: {name}")
+        return separate_halves(weight, count, f"{self.path}: {name}")
 
     def origin(self, name: str) -> str:
         """The file."""
@@ -94,18 +95,20 @@ class GGUFSource:
 
     def files(self) -> list[str]:
         """The small files that a Hugging Face folder would have, as far as the metadata gives them."""
-        return sorted(self._made_files())
+        return sorted(["config.json", *self._tokenizer_files])
 
     def file(self, name: str) -> bytes | None:
-        """The contents of one of them."""
-        return self._made_files().get(name)
+        """The contents of one of them. Raises TokenizerError if the file's tokenizer is asked for but unusable."""
+        if name == "config.json":
+            return _as_json(self.config)
+        return self._tokenizer_files.get(name) if name in _FROM_TOKENIZER else None
 
     @cached_property
     def _data(self) -> npt.NDArray[np.uint8]:
         try:
             if self.path.stat().st_size == 0:
                 raise CheckpointError(f"{self.path}: the file is empty; download it again")
-            return np.memmap(self.path, dtype=np.uint8, mode="r")
+            return np.memmap(self.path, dtype=np.uint8, mode="r").view(np.ndarray)
         except (OSError, ValueError) as error:
             raise SourceError(f"{self.path}: cannot be read: {error}") from error
 
@@ -129,35 +132,22 @@ class GGUFSource:
             ) from error
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).reshape(tensor.shape)
 
-    def _made_files(self) -> dict[str, bytes]:
-        if self._made is None:
-            generation = special_tokens(self.metadata)
-            self._made = {
-                "config.json": _as_json(self.config),
-                "generation_config.json": _as_json(generation),
-                **self._tokenizer_files(),
-            }
-        return self._made
-
+    @cached_property
     def _tokenizer_files(self) -> dict[str, bytes]:
-        from halfbyte.checkpoint.gguf_tokenizer import tokenizer_files  # noqa: PLC0415
-
         if "tokenizer.ggml.tokens" not in self.metadata:
             return {}
         try:
-            return tokenizer_files(gguf.GGUFReader(self.path))
-        except HalfbyteError:
-            raise
-        except Exception as error:  # the header is sound, but what it says of the tokenizer is not
-            reason = f"{type(error).__name__}: {error}"
-            raise CheckpointError(f"{self.path}: its tokenizer cannot be read: {reason}") from error
+            made = files_from_metadata(self.metadata)
+        except TokenizerError as error:
+            raise TokenizerError(f"{self.path}: {error}") from error
+        return {"generation_config.json": _as_json(special_tokens(self.metadata)), **made}
 
 
 def _as_json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _separate_halves(rows: torch.Tensor, heads: int, where: str) -> torch.Tensor:
+def separate_halves(rows: torch.Tensor, heads: int, where: str) -> torch.Tensor:
     """Undo llama.cpp's reordering of q and k rows.
 
     Its rotary embedding turns neighbouring rows 2i, 2i + 1 of a head together where Hugging Face's turns rows i and

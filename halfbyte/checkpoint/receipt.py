@@ -48,10 +48,11 @@ class Receipt:
             raw = json.loads(path.read_bytes())
             files = {str(name): Stamp(**stamp) for name, stamp in raw["files"].items()}
             receipt = cls(str(raw["wheel"]), str(raw["wheel_sha256"]), str(raw["model"]), files)
+            if not any(name == receipt.model or name.startswith(f"{receipt.model}/") for name in files):
+                raise ValueError("the model is not among the files")
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise SourceError(f"{path}: damaged; remove {place} and run again to fetch it anew") from error
-        names = [*receipt.files, *([receipt.model] if receipt.model != "." else [])]
-        if not all(map(is_plain_relative, names)):
+        if not all(map(is_plain_relative, [*receipt.files, receipt.model])):
             raise SourceError(f"{path}: names a file outside its folder; remove {place} and run again")
         return receipt
 

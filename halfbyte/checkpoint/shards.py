@@ -118,7 +118,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _tensor_info(path: Path, name: str, entry: Any, data_size: int) -> TensorInfo:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        sound = all(type(value) is int and value >= 0 for value in (*shape, begin, end))
+        sound = isinstance(dtype, str) and all(type(v) is int and v >= 0 for v in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
         sound = False
     if not sound:
