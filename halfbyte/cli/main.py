@@ -10,6 +10,7 @@ import typer
 from halfbyte.cli.eval_perplexity import perplexity
 from halfbyte.cli.failure import Commands
 from halfbyte.cli.inspect import inspect_model
+from halfbyte.cli.quantize import quantize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,7 @@ def flowing(text: str) -> str:
     return "\n\n".join(p if p.startswith("$") else " ".join(p.split()) for p in paragraphs)
 
 
+add(app, "quantize", quantize)
 add(app, "inspect", inspect_model)
 app.add_typer(evaluations, name="eval")
 add(evaluations, "perplexity", perplexity)
