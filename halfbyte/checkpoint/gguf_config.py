@@ -130,7 +130,8 @@ def _rope_scaling(
     head_dim: int,
     rope_factors: Callable[[], npt.NDArray[np.float32]] | None,
 ) -> dict[str, Any] | None:
-    kind = fields.string("rope.scaling.type", "linear" if fields.has("rope.scale_linear") else "none")
+    factor_name = "rope.scaling.factor" if fields.has("rope.scaling.factor") else "rope.scale_linear"
+    kind = fields.string("rope.scaling.type", "linear" if fields.has(factor_name) else "none")
     if rope_factors is not None:
         if kind not in {"none", "llama3"}:
             raise fields.fail("rope.scaling.type", f"is {kind!r} beside rope_freqs.weight, which is not supported")
@@ -138,8 +139,7 @@ def _rope_scaling(
     if kind == "none":
         return None
     if kind == "linear":
-        name = "rope.scaling.factor" if fields.has("rope.scaling.factor") else "rope.scale_linear"
-        factor = fields.number(name)
+        factor = fields.number(factor_name)
         return {"rope_type": "linear", "factor": factor} if factor != 1.0 else None
     if kind == "yarn":
         return _yarn(fields, context)

@@ -42,6 +42,11 @@ class GGUFSource:
         self.path = path
         self._spec = str(path) if spec is None else spec
         self._header = read_header(path, self._data)
+        parts = self.metadata.get("split.count")
+        if isinstance(parts, int) and parts > 1:
+            raise SourceError(
+                f"{path} is one part of a split GGUF; join its {parts} parts with llama-gguf-split --merge"
+            )
         self._by_name = {hf_name(name): tensor for name, tensor in self._header.tensors.items() if name != ROPE_FACTORS}
 
     @property
@@ -84,7 +89,7 @@ class GGUFSource:
         tensor = self._by_name[name]
         weight = self._dequantize(tensor)
         heads = interleaved_heads(tensor.name)
-        if heads is None or self.metadata.get("general.architecture") not in INTERLEAVED_ROPE:
+        if heads is None or str(self.metadata.get("general.architecture")) not in INTERLEAVED_ROPE:
             return weight
         count = self.config["num_attention_heads" if heads == "q" else "num_key_value_heads"]
         return separate_halves(weight, count, f"{self.path}: {name}")

@@ -18,7 +18,7 @@ from halfbyte.checkpoint.gguf_config import llama3_factors
 from halfbyte.checkpoint.gguf_names import BLOCK_TENSORS, OUTER_TENSORS
 from halfbyte.checkpoint.gguf_source import separate_halves
 from halfbyte.checkpoint.open import open_source
-from halfbyte.errors import CheckpointError, ConfigError, HalfbyteError
+from halfbyte.errors import CheckpointError, ConfigError, HalfbyteError, SourceError
 
 Q, K = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.k_proj"
 
@@ -163,6 +163,8 @@ def test_rope_scaling(tmp_path):
     linear = [lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), lambda w: w.add_rope_scaling_factor(4.0)]
     rope = ModelConfig.from_dict(gguf_config(tmp_path, *linear), "m").rope
     assert (rope.rope_type, rope.factor) == ("linear", 4.0)
+    rope = ModelConfig.from_dict(gguf_config(tmp_path, linear[1]), "m").rope  # llama.cpp's default type is linear
+    assert (rope.rope_type, rope.factor) == ("linear", 4.0)
     yarn = [
         lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
         lambda w: w.add_rope_scaling_factor(4.0),
@@ -225,6 +227,11 @@ def test_llama3_scaling_is_recovered_from_its_factors(tmp_path):
 def test_settings_that_are_not_supported(tmp_path, extra, says):
     with pytest.raises(ConfigError, match=says):
         gguf_config(tmp_path, extra)
+
+
+def test_a_part_of_a_split_file(tmp_path):
+    with pytest.raises(SourceError, match=r"m\.gguf is one part of a split GGUF; join"):
+        gguf_config(tmp_path, lambda w: w.add_uint16("split.count", 3))
 
 
 def test_an_architecture_that_is_not_supported(tmp_path):
@@ -315,6 +322,31 @@ def test_damaged_headers_never_raise_anything_else(whole, tmp_path):
             damaged[offset : offset + 8] = struct.pack("<Q", value)
             fuzz(path, bytes(damaged))
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(
+    "key", ["general.architecture", "split.count", "llama.attention.head_count", "llama.rope.freq_base"]
+)
+@pytest.mark.parametrize("value", [["a", "b"], [1, 2], "text", 2**40, -1, float("nan"), True])
+def test_keys_of_any_type(tmp_path, key, value):
+    config = of_family("llama")
+    write_gguf(tmp_path / "m.gguf", config, random_tensors(config, dtype=torch.float32))
+    header = struct.pack("<Q", len(key)) + key.encode() + encode(value)
+    data = (tmp_path / "m.gguf").read_bytes()
+    count = struct.unpack("<Q", data[16:24])[0]
+    renamed = data.replace(key.encode(), key[:-1].encode() + b"_")
+    fuzz(tmp_path / "x.gguf", data[:16] + struct.pack("<Q", count + 1) + header + renamed[24:] + b"\0" * 64)
+
+
+def encode(value) -> bytes:
+    """A metadata value with its type in front, the way the format has it."""
+    if isinstance(value, list):
+        items = [encode(item) for item in value]
+        return struct.pack("<I", 9) + items[0][:4] + struct.pack("<Q", len(items)) + b"".join(i[4:] for i in items)
+    if isinstance(value, str):
+        return struct.pack("<IQ", 8, len(value)) + value.encode()
+    kind, form = {bool: (7, "?"), int: (11, "q"), float: (12, "d")}[type(value)]
+    return struct.pack(f"<I{form}", kind, value)
 
 
 def test_an_array_that_would_take_all_memory(tmp_path):
