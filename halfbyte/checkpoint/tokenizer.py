@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken
@@ -64,8 +65,10 @@ class Tokenizer:
         """Raises TokenizerError if the source has none."""
         data = source.file("tokenizer.json")
         config = TokenizerConfig.from_source(source)
-        backend = _convert(source) if data is None else load_backend(data, f"{source.spec}: tokenizer.json")
-        return cls(backend, config, source.spec)
+        if data is not None:
+            return cls(load_backend(data, f"{source.spec}: tokenizer.json"), config, source.spec)
+        backend, defaults = _convert(source)
+        return cls(backend, replace(config, special_tokens=defaults | config.special_tokens), source.spec)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens written in the text are recognised, as in transformers."""
@@ -126,8 +129,11 @@ def load_backend(data: bytes, where: str) -> Backend:
         raise TokenizerError(f"{where} cannot be used: {error}") from error
 
 
-def _convert(source: Source) -> Backend:
-    """What tokenizer.json would hold, made by transformers from the older files that a repository has instead."""
+def _convert(source: Source) -> tuple[Backend, dict[str, AddedToken]]:
+    """What tokenizer.json would hold, made by transformers from the older files that a repository has instead.
+
+    With it come the special tokens that the tokenizer's class has by itself.
+    """
     present = [name for name in _CONVERTIBLE if name in source.files()]
     if not present or source.folder is None:
         looked_for = ", ".join(("tokenizer.json", *_CONVERTIBLE))
@@ -140,11 +146,13 @@ def _convert(source: Source) -> Backend:
             "pip install 'halfbyte[transformers]'"
         ) from error
     try:
-        backend = AutoTokenizer.from_pretrained(source.folder, local_files_only=True).backend_tokenizer
+        made = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+        backend, special = made.backend_tokenizer, made.special_tokens_map
     except Exception as error:  # whatever a foreign loader raises
         raise TokenizerError(f"{source.spec}: transformers cannot convert {present[0]}: {error}") from error
     assert isinstance(backend, Backend)
-    return backend
+    roles = {role: text for role, text in special.items() if isinstance(text, str)}
+    return backend, {role: AddedToken(text, special=True) for role, text in roles.items()}
 
 
 def _add_tokens(backend: Backend, config: TokenizerConfig) -> None:

@@ -187,6 +187,7 @@ def test_older_files_are_converted_by_transformers(tmp_path: Path) -> None:
     source = FolderSource(folder_with(files, tmp_path), files)
     ours, reference = Tokenizer.from_source(source), Tokenizer.from_source(MemorySource(byte_level_files()))
     assert ours.eos_token_ids == {2}
+    assert ours.bos_token_id == 0  # <|endoftext|>, which GPT2Tokenizer has by itself
     for text in TEXTS[:4]:
         assert ours.encode(text) == reference.encode(text)
         assert ours.decode(ours.encode(text)) == text
