@@ -15,7 +15,7 @@ def notes() -> Console:
     """The console for tables and remarks, on stderr."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def progress_bar(unit: Literal["steps", "bytes"] = "steps") -> Progress:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from halfbyte.cli.chat import chat
+from halfbyte.cli.demo import demo
 from halfbyte.cli.eval_perplexity import perplexity
 from halfbyte.cli.failure import Commands
+from halfbyte.cli.generate import generate
 from halfbyte.cli.inspect import inspect_model
 from halfbyte.cli.quantize import quantize
 
@@ -47,9 +50,12 @@ def flowing(text: str) -> str:
 
 
 add(app, "quantize", quantize)
+add(app, "generate", generate)
+add(app, "chat", chat)
 add(app, "inspect", inspect_model)
 app.add_typer(evaluations, name="eval")
 add(evaluations, "perplexity", perplexity)
+add(app, "demo", demo)
 
 
 def print_version(wanted: bool) -> None:

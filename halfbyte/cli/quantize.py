@@ -11,6 +11,7 @@ from halfbyte.cli.choices import GroupSize
 from halfbyte.cli.sizes import parse_size
 
 if TYPE_CHECKING:
+    from halfbyte.checkpoint.source import Source
     from halfbyte.quantize import QuantizeOptions, Report
 
 
@@ -75,7 +76,7 @@ def quantize(
         show(report, every_layer=layers)
 
 
-def quantize_with_progress(source: str, out: Path, options: QuantizeOptions) -> Report:
+def quantize_with_progress(source: str | Source, out: Path, options: QuantizeOptions) -> Report:
     """Quantize, telling the plan first, under a progress bar."""
     from halfbyte.cli.quantize_display import Display
     from halfbyte.quantize import quantize
