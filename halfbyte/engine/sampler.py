@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # (logits [B, V], parameters of each row, uniform numbers [B, 1] in [0, 1)) -> tokens [B]
 Draw = Callable[[torch.Tensor, "Sequence[SamplingParams]", torch.Tensor], torch.Tensor]
 
-NUCLEUS_WIDTHS = (256, 4096)  # candidates to try for top_p before sorting everything
+NUCLEUS = 256  # candidates that top_p tries before looking for how many it needs
 
 
 class SamplerRow:
@@ -124,18 +124,19 @@ def _top_k(width: int) -> Draw:
 
 def draw_nucleus(logits: torch.Tensor, params: Sequence[SamplingParams], uniform: torch.Tensor) -> torch.Tensor:
     """From each row's top_p (arXiv:1904.09751); sorts no more of the vocabulary than that takes."""
-    mass = _weights(logits, logits.amax(-1, keepdim=True), params).sum(-1, keepdim=True)
-    tokens = torch.empty(len(params), dtype=torch.int64)
-    left = list(range(len(params)))
-    for width in (*(w for w in NUCLEUS_WIDTHS if w < logits.shape[1]), logits.shape[1]):
-        best, ids = logits[left].topk(width)
-        some = [params[i] for i in left]
-        weights = _weights(best, best[:, :1], some)
-        tokens[left] = _draw_sorted(ids, weights, mass[left], some, uniform[left])
-        short = (weights.sum(-1, keepdim=True) < mass[left] * _column([p.top_p for p in some]))[:, 0]
-        left = [i for i, more in zip(left, short.tolist(), strict=True) if more]
-        if not left:
-            break
+    vocabulary = logits.shape[1]
+    weights = _weights(logits, logits.amax(-1, keepdim=True), params)
+    mass = weights.sum(-1, keepdim=True)
+    top_p = _column([p.top_p for p in params])
+    best, ids = weights.topk(min(NUCLEUS, vocabulary))
+    tokens = _draw_sorted(ids, best, mass, params, uniform)
+    short = best.sum(-1) < (mass * top_p)[:, 0]
+    for i in short.nonzero()[:, 0].tolist():
+        row = slice(i, i + 1)
+        # tokens under this weight add up to less than what top_p leaves out, so none of them can be in
+        needed = int((weights[i] >= mass[i] * (1 - top_p[i]) / vocabulary).sum())
+        best, ids = weights[row].topk(max(needed, 1))
+        tokens[row] = _draw_sorted(ids, best, mass[row], params[row], uniform[row])
     return tokens
 
 
