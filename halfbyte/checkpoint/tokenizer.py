@@ -18,6 +18,7 @@ from halfbyte.checkpoint.stream_decoder import (
     stream_kind,
 )
 from halfbyte.checkpoint.tokenizer_config import TokenizerConfig
+from halfbyte.checkpoint.tokenizer_conversion import convert, load_backend
 from halfbyte.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamDecoder", "Tokenizer"]
 
-# Tokenizer files of other kinds, which transformers can turn into what tokenizer.json holds.
-_CONVERTIBLE = ("tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model", "spiece.model", "vocab.txt")
 # English spacing that `clean_up_tokenization_spaces` asks for, in this order.
 _CLEAN_UPS = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
@@ -67,7 +66,7 @@ class Tokenizer:
         config = TokenizerConfig.from_source(source)
         if data is not None:
             return cls(load_backend(data, f"{source.spec}: tokenizer.json"), config, source.spec)
-        backend, defaults = _convert(source)
+        backend, defaults = convert(source)
         return cls(backend, replace(config, special_tokens=defaults | config.special_tokens), source.spec)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -117,42 +116,6 @@ class Tokenizer:
         if templates:
             raise TokenizerError(f"{self._spec}: no chat template is the default among {', '.join(sorted(templates))}")
         raise TokenizerError(f"{self._spec} has no chat template: it takes plain prompts, not chat messages")
-
-
-def load_backend(data: bytes, where: str) -> Backend:
-    """A tokenizers.Tokenizer from the bytes of a tokenizer.json. Raises TokenizerError starting with `where`."""
-    try:
-        return Backend.from_str(data.decode())
-    except BaseException as error:  # a panic in the Rust library is no Exception
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise TokenizerError(f"{where} cannot be used: {error}") from error
-
-
-def _convert(source: Source) -> tuple[Backend, dict[str, AddedToken]]:
-    """What tokenizer.json would hold, made by transformers from the older files that a repository has instead.
-
-    With it come the special tokens that the tokenizer's class has by itself.
-    """
-    present = [name for name in _CONVERTIBLE if name in source.files()]
-    if not present or source.folder is None:
-        looked_for = ", ".join(("tokenizer.json", *_CONVERTIBLE))
-        raise TokenizerError(f"{source.spec} has no tokenizer: looked for {looked_for}")
-    try:
-        from transformers import AutoTokenizer  # noqa: PLC0415 (optional, and slow to import)
-    except ImportError as error:
-        raise TokenizerError(
-            f"{source.spec} has {present[0]} but no tokenizer.json; converting it needs transformers: "
-            "pip install 'halfbyte[transformers]'"
-        ) from error
-    try:
-        made = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
-        backend, special = made.backend_tokenizer, made.special_tokens_map
-    except Exception as error:  # whatever a foreign loader raises
-        raise TokenizerError(f"{source.spec}: transformers cannot convert {present[0]}: {error}") from error
-    assert isinstance(backend, Backend)
-    roles = {role: text for role, text in special.items() if isinstance(text, str)}
-    return backend, {role: AddedToken(text, special=True) for role, text in roles.items()}
 
 
 def _add_tokens(backend: Backend, config: TokenizerConfig) -> None:

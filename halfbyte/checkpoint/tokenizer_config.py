@@ -39,7 +39,8 @@ class TokenizerConfig:
         tokens = dict(config)
         if decoder is None:  # where it is given, it replaces special_tokens_map.json
             tokens |= json_file(source, "special_tokens_map.json")
-        added = _added_tokens(decoder, source.spec)
+        special_texts = {_text(value) for key, value in tokens.items() if key.endswith("_token")}
+        added = _added_tokens(decoder, source.spec) if decoder else _older_added_tokens(source, special_texts)
         by_text = {token.content: token for token in added}
         roles = {
             key: value for key, value in tokens.items() if key.endswith("_token") and isinstance(value, str | dict)
@@ -108,6 +109,20 @@ def _added_tokens(decoder: Any, spec: str) -> list[AddedToken]:
         _token({"special": False, **value} if isinstance(value, dict) else value, f"{where}[{key}]")
         for key, value in ordered
     ]
+
+
+def _older_added_tokens(source: Source, special: set[Any]) -> list[AddedToken]:
+    """added_tokens.json, ids by text, from before configs had added_tokens_decoder."""
+    ids = json_file(source, "added_tokens.json")
+    if not all(isinstance(i, int) for i in ids.values()):
+        raise TokenizerError(f"{source.spec}: added_tokens.json must give each token a number")
+    texts = sorted(ids, key=lambda text: int(ids[text]))
+    return [AddedToken(text, normalized=text not in special, special=text in special) for text in texts]
+
+
+def _text(token: Any) -> Any:
+    """The text of a special token in either of its forms."""
+    return token.get("content") if isinstance(token, dict) else token if isinstance(token, str) else None
 
 
 def _extra_tokens(tokens: dict[str, Any], spec: str) -> Iterable[AddedToken]:

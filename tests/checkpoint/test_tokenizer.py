@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -163,49 +162,6 @@ def test_where_templates_come_from() -> None:
 def test_files_that_cannot_be_used_are_named(change: dict[str, bytes], message: str) -> None:
     with pytest.raises(TokenizerError, match=message):
         Tokenizer.from_source(MemorySource(byte_level_files() | change))
-
-
-def test_no_tokenizer_names_what_was_looked_for() -> None:
-    with pytest.raises(TokenizerError, match=r"memory has no tokenizer: looked for tokenizer\.json, tokenizer\.model"):
-        Tokenizer.from_source(MemorySource({"config.json": b"{}"}))
-
-
-class FolderSource(MemorySource):
-    def __init__(self, folder: Path, files: dict[str, bytes]):
-        super().__init__(files)
-        self.folder = folder  # type: ignore[assignment]
-
-
-def test_older_files_are_converted_by_transformers(tmp_path: Path) -> None:
-    state = json.loads(byte_level_files()["tokenizer.json"])["model"]
-    merges = "\n".join(" ".join(pair) for pair in state["merges"])
-    files = {
-        "vocab.json": json.dumps(state["vocab"]).encode(),
-        "merges.txt": f"#version: 0.2\n{merges}\n".encode(),
-        "tokenizer_config.json": b'{"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|im_end|>"}',
-    }
-    source = FolderSource(folder_with(files, tmp_path), files)
-    ours, reference = Tokenizer.from_source(source), Tokenizer.from_source(MemorySource(byte_level_files()))
-    assert ours.eos_token_ids == {2}
-    assert ours.bos_token_id == 0  # <|endoftext|>, which GPT2Tokenizer has by itself
-    for text in TEXTS[:4]:
-        assert ours.encode(text) == reference.encode(text)
-        assert ours.decode(ours.encode(text)) == text
-
-
-def test_converting_without_transformers_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    source = FolderSource(tmp_path, {"tokenizer.model": b""})
-    with pytest.raises(
-        TokenizerError, match=r"has tokenizer\.model but no tokenizer\.json.*'halfbyte\[transformers\]'"
-    ):
-        Tokenizer.from_source(source)
-
-
-def test_a_damaged_older_file(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.model").write_bytes(b"not a model")
-    with pytest.raises(TokenizerError, match=r"memory: transformers cannot convert tokenizer\.model"):
-        Tokenizer.from_source(FolderSource(tmp_path, {"tokenizer.model": b"not a model"}))
 
 
 def test_what_is_no_text_or_no_token() -> None:
