@@ -146,7 +146,9 @@ def test_temperature_near_zero_is_greedy():
     assert sample(torch.tensor([[0.0, 5.0, 4.0]]).repeat(3, 1), rows) == [1, 1, 1]
 
 
-@pytest.mark.parametrize("params", [SamplingParams(temperature=0), SamplingParams(), SamplingParams(top_p=0.9), SamplingParams(top_k=3)])
+@pytest.mark.parametrize(
+    "params", [SamplingParams(temperature=0), SamplingParams(), SamplingParams(top_p=0.9), SamplingParams(top_k=3)]
+)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_logits_that_are_not_finite_end_their_row_only(params, bad):
     logits = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
@@ -184,7 +186,12 @@ def test_repetition_penalty_is_transformers():
 def test_kept_tokens_are_transformers(ours, theirs):
     from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-    warpers = {"temperature": TemperatureLogitsWarper, "top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper}
+    warpers = {
+        "temperature": TemperatureLogitsWarper,
+        "top_k": TopKLogitsWarper,
+        "top_p": TopPLogitsWarper,
+        "min_p": MinPLogitsWarper,
+    }
     logits = torch.randn(60, generator=torch.Generator().manual_seed(3)) * 2
     scores = logits[None]
     for name, warper in warpers.items():
