@@ -45,8 +45,8 @@ class RepositoryWriter:
         free = shutil.disk_usage(existing).free
         if free < nbytes + SPARE_BYTES:
             raise OutputError(
-                f"{self.out} needs {(nbytes + SPARE_BYTES) / 1e9:.2f} GB of disk, and {existing} has {free / 1e9:.2f} GB "
-                "free; choose an OUT on another disk"
+                f"{self.out} needs {(nbytes + SPARE_BYTES) / 1e9:.2f} GB of disk, and {existing} has "
+                f"{free / 1e9:.2f} GB free; choose an OUT on another disk"
             )
 
     def __enter__(self) -> RepositoryWriter:

@@ -44,7 +44,7 @@ class Span:
     qkv: LinearWeight | None  # [(H + 2 * Hkv) * d, D]
 
 
-# (attended [T, H * d], None for the first span; residual [T, D]) -> (qkv or normed hidden state [T, N]; residual [T, D])
+# attended [T, H * d] (None for the first span), residual [T, D] -> qkv or the normed hidden state [T, N], residual
 SpanKernel = Callable[[torch.Tensor | None, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 LinearKernel = Callable[[torch.Tensor], torch.Tensor]  # [T, K] -> [T, N]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from halfbyte.quantize.rounding import fake_quantize, grouped, ranges
+from halfbyte.quantize.rounding import grouped, ranges, rounding_error
 from halfbyte.quantize.statistics import output_error
 
 if TYPE_CHECKING:
@@ -42,9 +42,8 @@ def search_scale(
 
     slots [K]: channels with the same number must share a scale (the heads that read one key-value head).
     """
-    H = stats.H
     low, high = ranges(weight, group_size)
-    unscaled = output_error(fake_quantize(weight, low, high) - weight, H).item()
+    unscaled = output_error(rounding_error(weight, low, high), stats.H).item()
     best = ScaleChoice(torch.ones(weight.shape[1]), "none", 0.0, unscaled, unscaled)
     activity = shared(stats.mean_abs, slots)
     activity = (activity / activity.mean().clamp(min=1e-30)).clamp_(min=LEAST_ACTIVITY)
@@ -54,7 +53,7 @@ def search_scale(
         for ratio in _then_finer(coarse, best, formula):
             scale = candidate(activity, magnitude, ratio, formula)
             scaled = weight * scale
-            error = output_error(fake_quantize(scaled, *ranges(scaled, group_size)) / scale - weight, H).item()
+            error = output_error(rounding_error(scaled, *ranges(scaled, group_size)), stats.scaled(scale)).item()
             if error < best.error:
                 best.scale, best.formula, best.ratio, best.error = scale, formula, ratio, error
     return best

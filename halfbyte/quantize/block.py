@@ -11,7 +11,8 @@ from halfbyte.checkpoint.int4 import Int4Weight
 from halfbyte.quantize.awq_search import ScaleChoice, search_scale
 from halfbyte.quantize.clip_search import search_ranges
 from halfbyte.quantize.report import LayerReport
-from halfbyte.quantize.rounding import fake_quantize, quantize_weight, ranges
+from halfbyte.quantize.rounding import quantize_weight, ranges, rounding_error
+from halfbyte.quantize.statistics import row_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,9 +113,9 @@ def _round_stack(
     H = stats.scaled(choice.scale)
     low, high = search_ranges(weight, H, size)
     power = row_errors(weight, H)
-    error = row_errors(fake_quantize(weight, low, high) - weight, H)
+    error = row_errors(rounding_error(weight, low, high), H)
     unscaled = weight / choice.scale
-    plain = row_errors(fake_quantize(unscaled, *ranges(unscaled, size)) - unscaled, stats.H)
+    plain = row_errors(rounding_error(unscaled, *ranges(unscaled, size)), stats.H)
     begin = 0
     for name, rows in parts:
         part = slice(begin, begin + rows)
@@ -131,8 +132,3 @@ def _round_stack(
         )
         bias = None if w.bias is None else w.bias[part]
         yield QuantizedLinear(name, quantize_weight(weight[part], low[part], high[part]), bias, report)
-
-
-def row_errors(delta: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
-    """Diagonal of delta H deltaᵀ, [N]: the squared error of each output."""
-    return torch.mm(delta, H).mul_(delta).sum(1)

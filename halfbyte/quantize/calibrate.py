@@ -63,6 +63,6 @@ class Calibrator:
         bad = ~out.isfinite().all(-1).all(-1)
         if bad.any():
             raise QuantizeError(
-                f"model.layers.{layer}: its output is not finite for calibration sample {begin + int(bad.nonzero()[0])}; "
-                "the weights overflow float32 or are damaged (halfbyte inspect --verify tells)"
+                f"model.layers.{layer}: its output is not finite for calibration sample "
+                f"{begin + int(bad.nonzero()[0])}; the weights overflow float32 or are damaged (halfbyte inspect --verify tells)"
             )

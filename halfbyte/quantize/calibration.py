@@ -45,7 +45,7 @@ def wikitext() -> str:
     from huggingface_hub import hf_hub_download  # noqa: PLC0415
 
     try:
-        import pyarrow.parquet as parquet  # noqa: PLC0415
+        from pyarrow import parquet  # noqa: PLC0415
     except ImportError:
         raise QuantizeError("--calib wikitext reads a parquet file: pip install halfbyte[wikitext]") from None
     repository, file = WIKITEXT
@@ -73,8 +73,8 @@ def calibration_tokens(text: str, tokenizer: Tokenizer, samples: int, seq_len: i
     cuts = len(tokens) // body
     if cuts < samples:
         raise QuantizeError(
-            f"the calibration text has {len(tokens)} tokens, enough for {cuts} samples of {seq_len}, not for {samples}: "
-            f"give a longer text, or --samples {max(cuts, 1)}, or a shorter --seq-len"
+            f"the calibration text has {len(tokens)} tokens, enough for {cuts} samples of {seq_len}, not for "
+            f"{samples}: give a longer text, or --samples {max(cuts, 1)}, or a shorter --seq-len"
         )
     chosen = sorted(random.Random(seed).sample(range(cuts), samples))
     return torch.tensor([prefix + tokens[i * body : (i + 1) * body] for i in chosen])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from halfbyte.quantize.rounding import fake_quantize, grouped, ranges
+from halfbyte.quantize.rounding import grouped, ranges, rounding_error
 
 SHRINKS = tuple(1 - step / 20 for step in range(1, 10))  # 0.95 .. 0.55
 
@@ -36,5 +36,5 @@ def diagonal_blocks(H: torch.Tensor, group_size: int) -> torch.Tensor:
 
 def group_errors(weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
     """Error of each group on its own, [N, K / G]."""
-    delta = grouped(fake_quantize(weight, low, high) - weight, blocks.shape[1]).transpose(0, 1)  # [K / G, N, G]
+    delta = grouped(rounding_error(weight, low, high), blocks.shape[1]).transpose(0, 1)  # [K / G, N, G]
     return torch.bmm(delta, blocks).mul_(delta).sum(-1).T

@@ -33,7 +33,7 @@ def layer_outputs(config: ModelConfig) -> dict[str, int]:
 
 
 def choose_group_size(config: ModelConfig, wanted: int | str) -> int:
-    """The group size to use. Raises QuantizeError naming the layer, and the sizes that would do, if it does not divide."""
+    """The group size to use. Raises QuantizeError, naming the layer and the sizes that would do, unless it divides."""
     for layer, outputs in layer_outputs(config).items():
         if outputs % 8:
             raise QuantizeError(

@@ -21,8 +21,8 @@ def ranges(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.T
 
     Without 0 in the range a group whose weights share a sign would need a zero point outside 0..15.
     """
-    groups = grouped(weight, group_size)
-    return groups.amin(-1).clamp_(max=0), groups.amax(-1).clamp_(min=0)
+    low, high = torch.aminmax(grouped(weight, group_size), dim=-1)
+    return low.clamp_(max=0), high.clamp_(min=0)
 
 
 def grid(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,20 +33,20 @@ def grid(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return scale, (-low / scale).round_().clamp_(0, LEVELS)
 
 
-def round_to_grid(groups: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-    """Nearest q (float, 0..15) of groups [N, K / G, G]."""
-    return (groups / scale[..., None]).round_().add_(zero[..., None]).clamp_(0, LEVELS)
+def steps(weight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+    """Nearest q - z (as float) of a weight [N, K], in groups [N, K / G, G]."""
+    groups = grouped(weight, weight.shape[1] // scale.shape[1])
+    return (groups * scale.reciprocal()[..., None]).round_().clamp_(-zero[..., None], (LEVELS - zero)[..., None])
 
 
-def fake_quantize(weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """The float weight [N, K] that quantizing within the ranges would leave."""
+def rounding_error(weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """What rounding within the ranges adds to a weight [N, K]."""
     scale, zero = grid(low, high)
-    q = round_to_grid(grouped(weight, weight.shape[1] // low.shape[1]), scale, zero)
-    return q.sub_(zero[..., None]).mul_(scale[..., None]).flatten(1)
+    return steps(weight, scale, zero).mul_(scale[..., None]).flatten(1).sub_(weight)
 
 
 def quantize_weight(weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> Int4Weight:
     """Round a weight [N, K] to nearest within the ranges."""
     scale, zero = grid(low, high)
-    q = round_to_grid(grouped(weight, weight.shape[1] // low.shape[1]), scale, zero)
+    q = steps(weight, scale, zero).add_(zero[..., None])
     return Int4Weight(q=q.flatten(1).to(torch.uint8), s=scale.half(), z=zero.to(torch.uint8))

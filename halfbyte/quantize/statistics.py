@@ -51,4 +51,9 @@ class InputStatistics:
 
 def output_error(delta: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
     """tr(delta H deltaᵀ), the squared error of the outputs over the calibration tokens, for delta [N, K]."""
-    return torch.mm(delta, H).mul_(delta).sum()
+    return torch.dot(torch.mm(delta, H).flatten(), delta.flatten())
+
+
+def row_errors(delta: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
+    """The diagonal of delta H deltaᵀ, [N]: the squared error of each output."""
+    return torch.linalg.vecdot(torch.mm(delta, H), delta)
