@@ -69,7 +69,8 @@ class Engine:
 
     def _decode(self, sequence: Sequence, cache: SequenceCache, logits: torch.Tensor) -> Iterator[Delta]:
         while True:
-            (token,) = sample(logits, [sequence.row])
+            with self.network.kernels.threads(1):
+                (token,) = sample(logits, [sequence.row])
             if token is None:
                 raise GenerationError(
                     f"the network gave logits that are not finite after {cache.length} tokens: its weights are damaged "

@@ -39,10 +39,8 @@ def in_pieces(network, tokens, pieces, cache):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("short", [0, 256], ids=["products", "fused"])
 @pytest.mark.parametrize("pieces", [[40], [1] * 40, [16, 16, 1, 1, 1, 1, 1, 1, 1, 1], [3, 1, 30, 1, 5]], ids=str)
-def test_equals_one_pass(monkeypatch, name, short, pieces):
-    monkeypatch.setattr(kv_cache, "SHORT", short)
+def test_equals_one_pass(monkeypatch, name, pieces):
     monkeypatch.setattr(kv_cache, "FIRST_SIZE", 4)
     network = random_network(CONFIGS[name])
     ours = in_pieces(network, TOKENS, pieces, SequenceCache(network.config, 40))
