@@ -55,6 +55,9 @@ class Kernels(Protocol):
     def span(self, span: Span) -> SpanKernel:
         """Prepare a span. What it returns may be overwritten by the next call of the same span."""
 
+    def linear(self, weight: LinearWeight) -> LinearKernel:
+        """Prepare one linear by itself. What it returns may be overwritten by its next call."""
+
     def head(self, weight: torch.Tensor) -> LinearKernel:
         """Prepare the output embedding [V, D]; its products are float32 logits."""
 

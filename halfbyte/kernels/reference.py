@@ -57,10 +57,12 @@ def attention(
     Head h reads key-value head h // (H / Hkv).
     A window of w lets a token see itself and the w - 1 before it.
     """
-    heads_first = [x.transpose(-3, -2) for x in (q, k, v)]
-    mask = causal_mask(q.shape[-3], start, window, q.device)
-    out = F.scaled_dot_product_attention(*heads_first, attn_mask=mask, enable_gqa=q.shape[-2] != k.shape[-2])
-    return out.transpose(-3, -2)
+    q, k, v = q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
+    grouped = q.shape[-3] != k.shape[-3]
+    if start == 0 and window is None:  # the common prefill: torch then skips what the mask would hide
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(-3, -2)
+    mask = causal_mask(q.shape[-2], start, window, q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).transpose(-3, -2)
 
 
 def causal_mask(new: int, start: int, window: int | None, device: torch.device) -> torch.Tensor:
@@ -84,6 +86,11 @@ class ReferenceKernels:
         )
         ready = Span(p.eps, after, p.norm.to(self.dtype), p.qkv and self._float(p.qkv))
         return lambda attended, residual: span(ready, attended, residual)
+
+    def linear(self, weight: LinearWeight) -> LinearKernel:
+        """Prepare one linear by itself."""
+        ready = self._float(weight)
+        return lambda x: linear(x, ready)
 
     def head(self, weight: torch.Tensor) -> LinearKernel:
         """Prepare the output embedding."""

@@ -28,5 +28,5 @@ class WholeSequences:
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """See Attend."""
-        by_sequence = (x.unflatten(0, (self.batch, -1)) for x in (q, k, v))
-        return attention(*by_sequence, window=self.windows[layer]).reshape(q.shape[0], -1)
+        q_, k_, v_ = (x.view(self.batch, -1, *x.shape[1:]) for x in (q, k, v))
+        return attention(q_, k_, v_, window=self.windows[layer]).reshape(q.shape[0], -1)

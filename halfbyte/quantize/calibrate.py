@@ -64,5 +64,6 @@ class Calibrator:
         if bad.any():
             raise QuantizeError(
                 f"model.layers.{layer}: its output is not finite for calibration sample "
-                f"{begin + int(bad.nonzero()[0])}; the weights overflow float32 or are damaged (halfbyte inspect --verify tells)"
+                f"{begin + int(bad.nonzero()[0])}; the weights overflow float32 or are damaged "
+                "(halfbyte inspect --verify tells)"
             )

@@ -13,7 +13,7 @@ LARGEST_SCALE = 65504.0
 
 def grouped(weight: torch.Tensor, group_size: int) -> torch.Tensor:
     """[N, K] -> [N, K / G, G]."""
-    return weight.unflatten(1, (-1, group_size))
+    return weight.view(weight.shape[0], -1, group_size)
 
 
 def ranges(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -56,4 +56,4 @@ def output_error(delta: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
 
 def row_errors(delta: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
     """The diagonal of delta H deltaᵀ, [N]: the squared error of each output."""
-    return torch.linalg.vecdot(torch.mm(delta, H), delta)
+    return (torch.mm(delta, H) * delta).sum(1)

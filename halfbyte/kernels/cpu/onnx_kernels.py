@@ -66,6 +66,13 @@ class OnnxKernels:
 
         return middle
 
+    def linear(self, weight: LinearWeight) -> LinearKernel:
+        """Prepare one linear by itself."""
+        graph = Graph()
+        x = graph.input("x", _inputs(weight))
+        run = graph.build({graph.linear(x, weight): _outputs(weight)})
+        return lambda x: run(x)[0]
+
     def head(self, weight: torch.Tensor) -> LinearKernel:
         """Prepare the output embedding in 8 bits, symmetric, a scale for each HEAD_BLOCK inputs."""
         if weight.shape[1] % HEAD_BLOCK:
@@ -223,7 +230,7 @@ def pack_pairs(values: torch.Tensor) -> torch.Tensor:
 
 def quantize_8bit(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """[N, K] -> uint8 [N, K] around 128 and float32 scales [N, K / HEAD_BLOCK]."""
-    blocks = weight.float().unflatten(1, (-1, HEAD_BLOCK))
+    blocks = weight.float().view(weight.shape[0], -1, HEAD_BLOCK)
     scales = blocks.abs().amax(-1, keepdim=True) / 127
     q = (blocks / scales.clamp(min=1e-30)).round_().add_(128).to(torch.uint8)
     return q.flatten(1), scales.squeeze(-1)
