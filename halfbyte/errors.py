@@ -39,3 +39,7 @@ class EvaluationError(HalfbyteError):
 
 class GenerationError(HalfbyteError):
     """The network gave something that no token can be chosen from (logits that are not finite)."""
+
+
+class IntegrationError(HalfbyteError, ImportError):
+    """Another program that halfbyte plugs into is absent, or not of a version that it knows."""
