@@ -24,7 +24,6 @@ _HOMES = {
     "HalfbyteError": "halfbyte.errors",
     "SamplingParams": "halfbyte.engine.sampling_params",
     "open_source": "halfbyte.checkpoint.open",
-    "quantize": "halfbyte.quantize",
 }
 
 __all__ = [
@@ -43,6 +42,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # noqa: PLC0415  takes longer than all the rest of this file
 
         value: Any = version("halfbyte")
+    elif name == "quantize":
+        value = import_module("halfbyte.quantize")  # a package that can be called: see there
     elif name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
     else:
