@@ -142,9 +142,7 @@ class FolderSource:
         ggufs = sorted(path.name for path in self._folder.glob("*.gguf"))
         if ggufs:
             return SourceError(f"{self._folder} holds GGUF files; give one of them, e.g. {self._folder / ggufs[0]}")
-        return SourceError(
-            f"{self._folder} holds no weights: neither model*.safetensors nor pytorch_model*.bin"
-        )
+        return SourceError(f"{self._folder} holds no weights: neither model*.safetensors nor pytorch_model*.bin")
 
 
 def _merge(shards: Iterable[Shard]) -> dict[str, Shard]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from gguf.constants import GGMLQuantizationType
 
+from halfbyte.checkpoint.gguf_card import model_card
 from halfbyte.checkpoint.gguf_config import hf_config, special_tokens
 from halfbyte.checkpoint.gguf_header import GGUFTensor, read_header
 from halfbyte.checkpoint.gguf_names import INTERLEAVED_ROPE, ROPE_FACTORS, hf_name, interleaved_heads
@@ -100,12 +101,15 @@ class GGUFSource:
 
     def files(self) -> list[str]:
         """The small files that a Hugging Face folder would have, as far as the metadata gives them."""
-        return sorted(["config.json", *self._tokenizer_files])
+        card = [] if model_card(self.metadata) is None else ["README.md"]
+        return sorted(["config.json", *card, *self._tokenizer_files])
 
     def file(self, name: str) -> bytes | None:
         """The contents of one of them. Raises TokenizerError if the file's tokenizer is asked for but unusable."""
         if name == "config.json":
             return _as_json(self.config)
+        if name == "README.md":
+            return model_card(self.metadata)
         return self._tokenizer_files.get(name) if name in _FROM_TOKENIZER else None
 
     @cached_property

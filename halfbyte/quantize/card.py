@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import yaml
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from halfbyte.checkpoint.tokenizer import Tokenizer
     from halfbyte.quantize.report import Report
 
+FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)
+CARRIED = ("license", "license_name", "license_link", "model_name", "model_creator", "language", "datasets")
 CALIBRATION_NAMES = {"builtin": "Python language reference (pydoc topics)", "wikitext": "wikitext-2-raw-v1 (train)"}
 
 
@@ -23,8 +26,9 @@ def model_card(source: Source, config: ModelConfig, tokenizer: Tokenizer, report
     name = model_name(source, front_matter)
     template = prompt_template(tokenizer)
     metadata = {
-        "license": front_matter.get("license", "other"),
-        "base_model": front_matter.get("base_model", source.spec),
+        **{key: front_matter[key] for key in CARRIED if key in front_matter},
+        **({} if "license" in front_matter else {"license": "other"}),
+        "base_model": source.spec,
         "model_type": config.model_type,
         "pipeline_tag": "text-generation",
         "quantized_by": "halfbyte",
@@ -54,14 +58,14 @@ def model_card(source: Source, config: ModelConfig, tokenizer: Tokenizer, report
 def original_card(source: Source) -> tuple[dict[str, object], str]:
     """The source's own README.md as (front matter, text); both empty if it has none or it cannot be read."""
     text = (source.file("README.md") or b"").decode("utf-8", "replace").strip()
-    if not text.startswith("---"):
+    found = FRONT_MATTER.match(text)
+    if found is None:
         return {}, text
-    _, head, body = [*text.split("---", 2), "", ""][:3]
     try:
-        metadata = yaml.safe_load(head)
+        metadata = yaml.safe_load(found[1])
     except yaml.YAMLError:
         metadata = None
-    return (metadata if isinstance(metadata, dict) else {}), body.strip()
+    return (metadata if isinstance(metadata, dict) else {}), text[found.end() :].strip()
 
 
 def model_name(source: Source, front_matter: dict[str, object]) -> str:

@@ -254,7 +254,7 @@ def test_smollm2(smollm2_source):
     assert (config.num_layers, config.hidden_size, config.num_heads, config.num_kv_heads) == (30, 576, 9, 3)
     assert (config.rope.theta, config.rms_norm_eps, config.tie_word_embeddings) == (100000.0, 1e-5, True)
     assert smollm2_source.metadata["general.license"] == "apache-2.0"
-    names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+    names = ["README.md", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
     assert smollm2_source.files() == names
     assert json.loads(smollm2_source.file("config.json")) == smollm2_source.config
     assert json.loads(smollm2_source.file("generation_config.json"))["eos_token_id"] in (2, [2, 0], [0, 2])
