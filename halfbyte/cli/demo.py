@@ -96,5 +96,11 @@ def ask(out: Path) -> None:
     deltas = llm.stream({"prompt_token_ids": prompt.token_ids}, SamplingParams(temperature=0, max_tokens=64))
     answer = show_answer(deltas, to_stdout)
     to_stdout(f"\n\n{answer.speed(len(prompt.token_ids))}\n")
-    program = "halfbyte" if shutil.which("halfbyte") else sys.argv[0]
-    typer.echo(f"next: {program} chat {out}")
+    typer.echo(f"next: {program()} chat {out}")
+
+
+def program() -> str:
+    """How this program is called here: `make demo` does not put it on the path."""
+    if shutil.which("halfbyte"):
+        return "halfbyte"
+    return "python -m halfbyte" if sys.argv[0].endswith(".py") else sys.argv[0]

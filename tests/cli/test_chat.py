@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -116,3 +120,41 @@ def test_a_second_ctrl_c_interrupts_as_usual():
     with pytest.raises(KeyboardInterrupt):
         press_twice()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_in_a_terminal(tiny):
+    """Ctrl-C at the prompt stays, Ctrl-D leaves."""
+    pty = pytest.importorskip("pty")
+    terminal, inside = pty.openpty()
+    command = [sys.executable, "-m", "halfbyte", "chat", str(tiny), "--max-new-tokens", "4"]
+    process = subprocess.Popen(command, stdin=inside, stdout=inside, stderr=subprocess.PIPE)
+    os.close(inside)
+    screen = Screen(terminal)
+    screen.wait_for(b"> ")
+    os.write(terminal, b"hello\n")
+    screen.wait_for(b"> ")
+    screen.wait_for(b"> ", nudge=lambda: process.send_signal(signal.SIGINT))
+    os.write(terminal, b"\x04")
+    _, notes = process.communicate(timeout=60)
+    os.close(terminal)
+    assert process.returncode == 0
+    assert b"4 tokens" in notes
+    assert b"(Ctrl-D leaves)" in notes
+
+
+class Screen:
+    """What a program writes to its terminal."""
+
+    def __init__(self, terminal: int):
+        self.terminal = terminal
+
+    def wait_for(self, end: bytes, nudge=lambda: None) -> None:
+        """Nudges until something comes: a signal that finds readline not yet waiting is only seen after the next key."""
+        seen = b""
+        for _ in range(60):
+            nudge()
+            while select.select([self.terminal], [], [], 1)[0]:
+                seen += os.read(self.terminal, 1024)
+                if seen.endswith(end):
+                    return
+        raise AssertionError(f"no {end!r} after {seen!r}")
