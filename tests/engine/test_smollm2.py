@@ -31,6 +31,15 @@ PROMPTS = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Where cores are shared, two threads wait for each other hundreds of times a token."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def llm(smollm2_source):
     return LLM(smollm2_source.spec, compute="float32")
