@@ -26,4 +26,5 @@ def next_logits(network: Network, cache: SequenceCache, tokens: Sequence[int], c
         part = slice(i, i + chunk)
         hidden = network.forward(ids[part], positions[part], cache, None if lengths is None else lengths[part])
     assert hidden is not None
-    return network.logits(hidden[-1:])
+    with network.kernels.threads(1):
+        return network.logits(hidden[-1:])
