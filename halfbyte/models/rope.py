@@ -32,7 +32,7 @@ class Rope:
         if self.rope.rope_type == "dynamic":
             inv_freq = self._dynamic(positions.max() + 1 if lengths is None else lengths)
         else:
-            inv_freq = self.inv_freq
+            inv_freq = self.inv_freq.to(positions.device)
         angles = (positions[:, None].float() * inv_freq)[:, None]
         cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
@@ -41,7 +41,7 @@ class Rope:
         """NTK-aware scaling: the base grows with the sequence once it is longer than the model was trained for."""
         stretch = self.rope.factor * length.clamp(min=self.max_position) / self.max_position - (self.rope.factor - 1)
         base = self.rope.theta * stretch.double() ** (self.dim / (self.dim - 2))
-        exponents = torch.arange(0, self.dim, 2).float() / self.dim
+        exponents = torch.arange(0, self.dim, 2, device=length.device).float() / self.dim
         return 1.0 / base.float()[..., None] ** exponents
 
 

@@ -44,7 +44,7 @@ def search_scale(
     """
     low, high = ranges(weight, group_size)
     unscaled = output_error(rounding_error(weight, low, high), stats.H).item()
-    best = ScaleChoice(torch.ones(weight.shape[1]), "none", 0.0, unscaled, unscaled)
+    best = ScaleChoice(torch.ones_like(weight[0]), "none", 0.0, unscaled, unscaled)
     activity = shared(stats.mean_abs, slots)
     activity = (activity / activity.mean().clamp(min=1e-30)).clamp_(min=LEAST_ACTIVITY)
     magnitude = shared(relative_magnitude(weight, low, high), slots)
@@ -87,5 +87,5 @@ def shared(values: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:
     if slots is None:
         return values
     count = int(slots.max()) + 1
-    sums = torch.zeros(count).index_add_(0, slots, values)
+    sums = values.new_zeros(count).index_add_(0, slots, values)
     return (sums / torch.bincount(slots, minlength=count))[slots]

@@ -53,7 +53,7 @@ def quantize_block(
     stats: of the inputs of each of `Block.linears()`. group_size -1 is one group a row.
     """
     linears = block.linears()
-    slots = {"o": shared_value_channels(config)}
+    slots = {"o": shared_value_channels(config).to(block.input_norm.device)}
     choices = {
         name: search_scale(float_weight(w), stats[name], groups_of(w, group_size), slots.get(name))
         for name, w in linears.items()

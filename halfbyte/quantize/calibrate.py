@@ -34,7 +34,7 @@ class Calibrator:
         Raises QuantizeError, naming layer and sample, if an activation is not finite.
         """
         stats = {
-            name: InputStatistics.empty(w.weight.shape[1])  # type: ignore[union-attr]
+            name: InputStatistics.empty(w.weight.shape[1], self.hidden.device)  # type: ignore[union-attr]
             for name, w in block.linears().items()
         }
         samples, length, _ = self.hidden.shape
@@ -50,7 +50,7 @@ class Calibrator:
 
     def _forward(self, block: Block, layer: int, batch: torch.Tensor, observe: Observe) -> torch.Tensor:
         samples, length, width = batch.shape
-        cos, sin = self.rope(torch.arange(length).repeat(samples))
+        cos, sin = self.rope(torch.arange(length, device=batch.device).repeat(samples))
         norms = None if block.q_norm is None or block.k_norm is None else (block.q_norm, block.k_norm)
         residual = batch.reshape(-1, width)
         x = rms_norm(residual, block.input_norm, self.config.rms_norm_eps)

@@ -22,9 +22,9 @@ class InputStatistics:
     rows: int = 0
 
     @classmethod
-    def empty(cls, width: int) -> InputStatistics:
+    def empty(cls, width: int, device: torch.device | str = "cpu") -> InputStatistics:
         """Nothing seen yet."""
-        return cls(torch.zeros(width, width), torch.zeros(width))
+        return cls(torch.zeros(width, width, device=device), torch.zeros(width, device=device))
 
     @property
     def mean_abs(self) -> torch.Tensor:
