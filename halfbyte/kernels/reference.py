@@ -92,11 +92,6 @@ class ReferenceKernels:
         ready = self._float(weight)
         return lambda x: linear(x, ready)
 
-    def linear(self, weight: LinearWeight) -> LinearKernel:
-        """Prepare one linear by itself."""
-        ready = self._float(weight)
-        return lambda x: linear(x, ready)
-
     def head(self, weight: torch.Tensor) -> LinearKernel:
         """Prepare the output embedding."""
         ready = weight.to(self.dtype)

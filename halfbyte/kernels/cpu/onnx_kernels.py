@@ -73,13 +73,6 @@ class OnnxKernels:
         run = graph.build({graph.linear(x, weight): _outputs(weight)})
         return lambda x: run(x)[0]
 
-    def linear(self, weight: LinearWeight) -> LinearKernel:
-        """Prepare one linear by itself."""
-        graph = Graph()
-        x = graph.input("x", _inputs(weight))
-        run = graph.build({graph.linear(x, weight): _outputs(weight)})
-        return lambda x: run(x)[0]
-
     def head(self, weight: torch.Tensor) -> LinearKernel:
         """Prepare the output embedding in 8 bits, symmetric, a scale for each HEAD_BLOCK inputs."""
         if weight.shape[1] % HEAD_BLOCK:
