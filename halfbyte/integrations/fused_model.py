@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from halfbyte.engine.context import choose_context
-from halfbyte.errors import IntegrationError, OutputError, RequestError
+from halfbyte.errors import ConfigError, IntegrationError, OutputError, RequestError
 from halfbyte.integrations.cache_attention import CacheAttention
 from halfbyte.integrations.thread_hooks import torch_threads
 from halfbyte.integrations.transformers_parts import (
@@ -27,6 +27,7 @@ from halfbyte.models.loader import load_network
 if TYPE_CHECKING:
     from halfbyte.checkpoint.checkpoint import Checkpoint
     from halfbyte.checkpoint.source import Source
+    from halfbyte.models.loader import Compute
     from halfbyte.models.network import Network
 
 
@@ -95,9 +96,14 @@ class FusedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
         return output.to_tuple() if return_dict is False else output
 
-    def generate(  # type: ignore[no-untyped-def]
-        self, inputs=None, generation_config=None, logits_processor=None, stopping_criteria=None, **options
-    ):
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: Any = None,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        **options: Any,
+    ) -> Any:
         """transformers' `generate`, with all of its arguments; an answer also ends where the context does.
 
         Between the passes torch works on one thread: its sampling of one row is too small for two, which would fight
@@ -153,12 +159,18 @@ class ContextFull(StoppingCriteria):  # type: ignore[misc]
         return torch.full((input_ids.shape[0],), input_ids.shape[1] >= self.context)
 
 
-def load_fused(checkpoint: Checkpoint, max_seq_len: int | None = None) -> FusedForCausalLM:
-    """A checkpoint, quantized or not, as a transformers model. Raises ConfigError for a context that is too long."""
-    context = choose_context(checkpoint.config, max_seq_len)
+def load_fused(checkpoint: Checkpoint, max_seq_len: int | None = None, compute: Compute = "auto") -> FusedForCausalLM:
+    """A checkpoint, quantized or not, as a transformers model. Raises ConfigError for a context that is too long.
+
+    compute: see `load_network`.
+    """
+    try:
+        context = choose_context(checkpoint.config, max_seq_len)
+    except ConfigError as error:
+        raise ConfigError(f"max_seq_len: {error}") from error
     source = checkpoint.source
     config = transformers_config(source)
-    model = class_named(checkpoint.config.architecture)(config, load_network(checkpoint), source.spec, context)
+    model = class_named(checkpoint.config.architecture)(config, load_network(checkpoint, compute), source.spec, context)
     settings = source.file("generation_config.json")
     if settings is not None:
         model.generation_config = GenerationConfig.from_dict(json.loads(settings))

@@ -24,7 +24,7 @@ def install() -> bool:
     """Make `Tensor.cuda` harmless, if there is no CUDA and nobody opted out. Returns whether it is so now."""
     if torch.cuda.is_available() or os.environ.get(OPT_OUT) == "1":
         return False
-    torch.Tensor.cuda = stay  # type: ignore[method-assign]
+    torch.Tensor.cuda = stay  # type: ignore[method-assign,assignment]
     return True
 
 
