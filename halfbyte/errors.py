@@ -1,5 +1,24 @@
 """What a user can get wrong. Each message names the file, layer, field or line, and the way out."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Located(Protocol):
+    """Something wrong at a place in a text; line and column count from 1."""
+
+    @property
+    def line(self) -> int:
+        """Line."""
+
+    @property
+    def column(self) -> int:
+        """Column, in characters."""
+
 
 class HalfbyteError(Exception):
     """Base of every error that halfbyte raises on purpose; a command prints it in one line and exits with 1."""
@@ -43,3 +62,51 @@ class GenerationError(HalfbyteError):
 
 class IntegrationError(HalfbyteError, ImportError):
     """Another program that halfbyte plugs into is absent, or not of a version that it knows."""
+
+
+class PlanError(HalfbyteError):
+    """A reWOO plan cannot be run. Holds every problem of the plan; `line` and `column` are the first one's."""
+
+    def __init__(self, problems: Iterable[Located]) -> None:
+        self.problems = sorted(problems, key=lambda problem: (problem.line, problem.column))
+        self.line, self.column = self.problems[0].line, self.problems[0].column
+        count = len(self.problems)
+        title = "the plan cannot be run" if count == 1 else f"the plan cannot be run, for {count} reasons"
+        super().__init__(title + ":\n" + "\n".join(str(problem) for problem in self.problems))
+
+
+class ToolError(HalfbyteError):
+    """A tool of a reWOO plan has failed. `retryable`: the same call may succeed later, after `wait` seconds."""
+
+    def __init__(self, message: str, *, retryable: bool = False, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.wait = wait
+
+
+class BlockedURL(ToolError):  # noqa: N818  the name says it
+    """An address that a tool must not fetch: not http(s), not on the public internet, or in a disguise."""
+
+
+class RunError(HalfbyteError):
+    """A plan was stopped: a step failed, or a budget is used up. `trace` tells how far it came, and can be resumed."""
+
+    def __init__(self, message: str, trace: Any = None) -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+class TraceError(HalfbyteError):
+    """A file is not the trace of a run, or belongs to another plan."""
+
+
+class PromptError(HalfbyteError):
+    """A prompt cannot be built, or a text in one of the prompt formats cannot be read.
+
+    line, column: where in the text, from 1; None where there is no text, as when a prompt is built from parts.
+    """
+
+    def __init__(self, message: str, line: int | None = None, column: int | None = None) -> None:
+        place = "" if line is None else f"line {line}, column {column}: "
+        super().__init__(place + message)
+        self.line, self.column = line, column

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,18 @@ class Tokenizer:
         defaults = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
         template = self._template_for(variables.get("tools"))
         return render_chat_template(template, messages, defaults | self.special_tokens | variables)
+
+    def with_chat_template(self, template: str) -> Tokenizer:
+        """This tokenizer with another chat template, in Jinja, instead of all that it has."""
+        other = copy(self)
+        other.chat_template = template
+        other._chat_templates = {"default": template}
+        return other
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether plain text is encoded with a beginning-of-sequence token before it."""
+        return self.bos_token_id is not None and self.encode("")[:1] == [self.bos_token_id]
 
     def stream(self, *, skip_special_tokens: bool = True) -> StreamDecoder:
         """A decoder for tokens that arrive one at a time."""

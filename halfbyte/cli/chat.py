@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from halfbyte.cli import sampling_options as options
+from halfbyte.cli.chat_template import ChatTemplate, read_chat_template, stops_of
 from halfbyte.cli.choices import Compute
 from halfbyte.cli.conversation import Conversation
 
@@ -26,6 +27,7 @@ Ctrl-C stops a reply; what was said of it stays in the conversation"""
 def chat(
     model: options.Model,
     system: options.System = None,
+    chat_template: ChatTemplate = None,
     max_new_tokens: options.MaxNewTokens = 512,
     temperature: options.Temperature = 0.7,
     top_k: options.TopK = 40,
@@ -43,13 +45,14 @@ def chat(
 
     $ halfbyte chat out/my-awq --system "Answer in one sentence."
     """
+    stop = [*(stop or []), *stops_of(chat_template)]
     params = options.sampling_params(
         max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, None if temperature == 0 else seed
     )
     from halfbyte.engine.llm import LLM
     from halfbyte.errors import RequestError
 
-    llm = LLM(model, compute=compute.value)
+    llm = LLM(model, compute=compute.value, chat_template=read_chat_template(chat_template))
     if llm.get_tokenizer().chat_template is None:
         raise RequestError(f"{model} has no chat template; use halfbyte generate --raw")
     Chat(llm, params, Conversation(system)).run()

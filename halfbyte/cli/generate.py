@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from halfbyte.cli import sampling_options as options
+from halfbyte.cli.chat_template import ChatTemplate, read_chat_template, stops_of
 from halfbyte.cli.choices import Compute
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def generate(
         bool, typer.Option("--raw", help="Give the prompt as it is, without the model's chat template.")
     ] = False,
     system: options.System = None,
+    chat_template: ChatTemplate = None,
     max_new_tokens: options.MaxNewTokens = 512,
     temperature: options.Temperature = 0.0,
     top_k: options.TopK = 0,
@@ -46,6 +48,9 @@ def generate(
     """
     if raw and system is not None:
         raise typer.BadParameter("--system is part of the chat template, which --raw leaves out", param_hint="--system")
+    if raw and chat_template is not None:
+        raise typer.BadParameter("--raw leaves the chat template out", param_hint="--chat-template")
+    stop = [*(stop or []), *stops_of(chat_template)]
     text = read_stdin() if prompt == "-" else prompt
     params = options.sampling_params(
         max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, None if temperature == 0 else seed
@@ -55,7 +60,7 @@ def generate(
     from halfbyte.engine.llm import LLM
 
     started = time.perf_counter()
-    llm = LLM(model, compute=compute.value)
+    llm = LLM(model, compute=compute.value, chat_template=read_chat_template(chat_template))
     loaded = time.perf_counter() - started
     token_ids = prompt_tokens(llm, model, text, system, raw=raw)
     deltas = llm.stream({"prompt_token_ids": token_ids}, params)

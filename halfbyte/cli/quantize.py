@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from halfbyte.cli.chat_template import ChatTemplate, read_chat_template
 from halfbyte.cli.choices import GroupSize
 from halfbyte.cli.sizes import parse_size
 
@@ -42,6 +43,7 @@ def quantize(
     ] = "5GB",
     seed: Annotated[int, typer.Option(metavar="N", help="Picks the pieces; the same seed gives the same files.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it already holds something.")] = False,
+    chat_template: ChatTemplate = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Show the chosen scaling and the errors of every layer, not of each kind.")
     ] = False,
@@ -68,6 +70,7 @@ def quantize(
         max_shard_size=parse_size(max_shard_size),
         seed=seed,
         overwrite=overwrite,
+        chat_template=read_chat_template(chat_template),
     )
     report = quantize_with_progress(source, out, options)
     if as_json:

@@ -16,6 +16,7 @@ from halfbyte.engine.prompt import ReadPrompt, as_list, read_prompt
 from halfbyte.engine.sampling_params import SamplingParams
 from halfbyte.errors import ConfigError, RequestError
 from halfbyte.models.loader import load_network
+from halfbyte.prompts.templates import jinja_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -43,12 +44,14 @@ class LLM:
         seed: int = 0,
         max_model_len: int | None = None,
         compute: Compute = "auto",
+        chat_template: str | None = None,
     ) -> None:
         """Load a model; raises a HalfbyteError that names what is wrong with it.
 
         model: any source (see `open_source`). quantization: "awq" insists on an AWQ repository, None takes what is
         there. tokenizer: another source's, or one at hand. seed: what requests without a seed of their own draw theirs
         from. max_model_len: most tokens of prompt and answer together. compute: see `load_network`.
+        chat_template: instead of the repository's own; Jinja, or a name in halfbyte.prompts.templates.TEMPLATES.
         """
         source = open_source(model)
         checkpoint = Checkpoint(source)
@@ -56,6 +59,8 @@ class LLM:
         context = choose_context(checkpoint.config, max_model_len)
         if not isinstance(tokenizer, Tokenizer):
             tokenizer = Tokenizer.from_source(source if tokenizer is None else open_source(tokenizer))
+        if chat_template is not None:
+            tokenizer = tokenizer.with_chat_template(jinja_template(chat_template, adds_bos=tokenizer.adds_bos))
         self.tokenizer: Tokenizer = tokenizer
         self.network: Network = load_network(checkpoint, compute)
         self.engine = Engine(self.network, tokenizer, context)

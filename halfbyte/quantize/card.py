@@ -75,8 +75,12 @@ def model_name(source: Source, front_matter: dict[str, object]) -> str:
 
 
 def prompt_template(tokenizer: Tokenizer) -> str | None:
-    """The chat template rendered for one user turn, `{prompt}` in the user's place; None if there is no template."""
+    """The chat template rendered for one user turn, `{prompt}` in the user's place; None if there is no template.
+
+    As text to be tokenized: without the first token, if the tokenizer adds it by itself.
+    """
     try:
-        return tokenizer.render_chat([{"role": "user", "content": "{prompt}"}])
+        text = tokenizer.render_chat([{"role": "user", "content": "{prompt}"}])
     except TokenizerError:
         return None
+    return text.removeprefix(tokenizer.special_tokens.get("bos_token", "")) if tokenizer.adds_bos else text

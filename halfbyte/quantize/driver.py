@@ -23,6 +23,7 @@ from halfbyte.quantize.block import quantize_block
 from halfbyte.quantize.calibrate import Calibrator
 from halfbyte.quantize.calibration import calibration_text, calibration_tokens
 from halfbyte.quantize.card import model_card
+from halfbyte.quantize.chat_template import choose_template, template_files
 from halfbyte.quantize.group_size import choose_group_size
 from halfbyte.quantize.options import QuantizeOptions
 from halfbyte.quantize.plan import Plan, make_plan
@@ -84,7 +85,7 @@ def quantize(
     writer = RepositoryWriter(out, max_shard_size=options.max_shard_size, overwrite=options.overwrite)
     writer.check(plan.disk)
     progress.plan(plan)
-    tokenizer = Tokenizer.from_source(checkpoint.source)
+    tokenizer = choose_template(Tokenizer.from_source(checkpoint.source), options.chat_template)
     text = calibration_text(options.calib)
     tokens = calibration_tokens(text, tokenizer, options.samples, options.seq_len, options.seed)
     if int(tokens.max()) >= config.vocab_size:
@@ -101,7 +102,10 @@ def quantize(
         report.out_bytes = writer.total_size
         report.seconds = round(time.perf_counter() - started, 2)
         awq = AwqConfig(bits=options.bits, group_size=group_size)
-        writer.finish(quantized_config(checkpoint.source.config, awq), _small_files(checkpoint, tokenizer, awq, report))
+        files = _small_files(checkpoint, tokenizer, awq, report)
+        if options.chat_template is not None:
+            files = template_files(files, tokenizer)
+        writer.finish(quantized_config(checkpoint.source.config, awq), files)
     return report
 
 

@@ -22,6 +22,7 @@ class QuantizeOptions:
     max_shard_size: int = 5_000_000_000  # bytes
     seed: int = 0
     overwrite: bool = False
+    chat_template: str | None = None  # Jinja, or a name in halfbyte.prompts.templates; None keeps the source's own
 
     def __post_init__(self) -> None:
         if self.bits != 4:
