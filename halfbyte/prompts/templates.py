@@ -9,7 +9,8 @@
 | airoboros-3.0, -3.1, … -3.x          | llama-2 chat                                                |
 
 Up to 2.x an answer in the history ends with `</s>`, and the next turn follows after the version's own separator (a
-space; in 2.2 a newline). A system message replaces the preamble or `A chat.`. No form begins with `<s>`: tokenizers add it.
+space; in 2.2 a newline). A system message replaces the preamble or `A chat.`. No form begins with `<s>`, which
+tokenizers add.
 """
 
 from __future__ import annotations
