@@ -19,3 +19,11 @@ class GroupSize(StrEnum):
     G128 = "128"
     G64 = "64"
     G32 = "32"
+
+
+class Failure(StrEnum):
+    """What a plan's run does when a step has failed."""
+
+    STOP = "stop"
+    SKIP = "skip"
+    REPLAN = "replan"

@@ -13,6 +13,7 @@ from halfbyte.cli.eval_perplexity import perplexity
 from halfbyte.cli.failure import Commands
 from halfbyte.cli.generate import generate
 from halfbyte.cli.inspect import inspect_model
+from halfbyte.cli.plan import plan
 from halfbyte.cli.quantize import quantize
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def flowing(text: str) -> str:
 add(app, "quantize", quantize)
 add(app, "generate", generate)
 add(app, "chat", chat)
+add(app, "plan", plan)
 add(app, "inspect", inspect_model)
 app.add_typer(evaluations, name="eval")
 add(evaluations, "perplexity", perplexity)

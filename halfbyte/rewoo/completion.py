@@ -108,10 +108,21 @@ class Endpoint:
     """A model behind `BASE/chat/completions`, as OpenAI, vLLM, llama.cpp and halfbyte serve it."""
 
     def __init__(
-        self, base_url: str, model: str = "default", *, api_key: str | None = None, timeout: float = 120.0
+        self,
+        base_url: str,
+        model: str = "default",
+        *,
+        api_key: str | None = None,
+        timeout: float = 120.0,
+        grammar_field: str | None = None,
     ) -> None:
-        """base_url: up to and with /v1. It is not guarded: it is the program's own choice, not a stranger's."""
+        """base_url: up to and with /v1. It is not guarded: it is the program's own choice, not a stranger's.
+
+        timeout: seconds. grammar_field: where in a request this server takes a grammar ("grammar" for llama.cpp); None
+        asks without one, for servers refuse what they do not know.
+        """
         self._url, self._model, self._timeout = base_url.rstrip("/") + "/chat/completions", model, timeout
+        self._grammar_field = grammar_field
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def complete(self, prompt: str, *, max_tokens: int = 512, grammar: str | None = None) -> Completion:
@@ -159,8 +170,7 @@ class Endpoint:
             "max_tokens": max_tokens,
             "temperature": 0,
         }
-        # vLLM's field of that name; a server that does not know it writes without a grammar
-        return request | ({"structured_outputs": {"grammar": grammar}} if grammar else {})
+        return request | ({self._grammar_field: grammar} if grammar and self._grammar_field else {})
 
     def _client(self) -> httpx.AsyncClient:
         client: httpx.AsyncClient = _httpx().AsyncClient(timeout=self._timeout, headers=self._headers)
@@ -192,7 +202,8 @@ async def _outlast(work: asyncio.Future[None]) -> None:
 def _greedy(max_tokens: int, grammar: str | None) -> Any:
     from halfbyte.engine.sampling_params import SamplingParams  # noqa: PLC0415  torch comes with the engine
 
-    options: dict[str, Any] = {"grammar": grammar} if grammar else {}
+    knows = "grammar" in SamplingParams.__dataclass_fields__
+    options: dict[str, Any] = {"grammar": grammar} if grammar and knows else {}
     return SamplingParams(temperature=0.0, max_tokens=max_tokens, **options)
 
 

@@ -1,4 +1,4 @@
-"""A trace as a picture: a bar a step over time, and a line from each to those that used its evidence. SVG, no library."""
+"""A trace as a picture, in SVG: a bar a step over time, and a line from each to those that used its evidence."""
 
 from __future__ import annotations
 

@@ -18,12 +18,7 @@ DESCRIPTION = (
 
 
 def knowledge_model(
-    model: Model,
-    *,
-    instruction: str = "",
-    max_tokens: int = 256,
-    timeout: float = 120.0,
-    concurrency: int | None = None,
+    model: Model, *, instruction: str = "", max_tokens: int = 256, timeout: float = 120.0, at_once: int | None = None
 ) -> Tool:
     """The tool, with a `LocalModel` or an `Endpoint` behind it.
 
@@ -35,13 +30,12 @@ def knowledge_model(
         description=DESCRIPTION,
         timeout=timeout,
         retries=2,
-        concurrency=concurrency,
+        concurrency=at_once,
         takes_gaps=True,
     )
     async def ask(question: str) -> Evidence:
-        answer = await model.complete(
-            f"{instruction}\n\n{question}" if instruction else question, max_tokens=max_tokens
-        )
+        prompt = f"{instruction}\n\n{question}" if instruction else question
+        answer = await model.complete(prompt, max_tokens=max_tokens)
         return Evidence(answer.text.strip(), answer.prompt_tokens, answer.completion_tokens)
 
     return ask
