@@ -1,0 +1,94 @@
+"""What the grammars allow can be run, and the card's own plan is allowed."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from card_plan import PLAN, TOOLS
+
+from halfbyte.errors import RequestError
+from halfbyte.rewoo import parse_plan, plan_gbnf, plan_grammar
+
+llguidance = pytest.importorskip("llguidance")
+
+
+@pytest.fixture(scope="module")
+def bytes_tokenizer():
+    class Bytes:
+        """A token a byte, and one that ends the text."""
+
+        eos_token_id = 256
+        bos_token_id = None
+        tokens = [bytes([i]) for i in range(256)] + [b"<eos>"]
+        special_token_ids = [256]
+
+        def __call__(self, text):
+            return list(text if isinstance(text, bytes) else text.encode())
+
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(Bytes()))
+
+
+def lark(kind, tools, steps):
+    if kind == "lark":
+        return plan_grammar(tools, steps)
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    return gbnf_to_lark(plan_gbnf(tools, steps))
+
+
+def allows(tokenizer, grammar, text):
+    matcher = llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(grammar))
+    assert not matcher.is_error(), matcher.get_error()
+    data = list(text.encode())
+    return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+
+
+@pytest.mark.parametrize("kind", ["lark", "gbnf"])
+def test_the_cards_plan_is_allowed(bytes_tokenizer, kind):
+    assert allows(bytes_tokenizer, lark(kind, TOOLS, 8), PLAN.strip())
+
+
+@pytest.mark.parametrize("kind", ["lark", "gbnf"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Plan: a\n:evidence0: = C[x]\nAnswer: :evidence0:",
+        "Plan: a\n:evidence1: = A[x]\nAnswer: :evidence1:",
+        "Plan: a\n:evidence0: = A[:evidence0:]\nAnswer: :evidence0:",
+        "Plan: a\n:evidence0: = A[x]\nAnswer: :evidence1:",
+        "Plan: a\n:evidence0: = A[x]\nAnswer: none",
+        "Plan: a\n:evidence0: = A[B[x]]\nAnswer: :evidence0:",
+        "Plan: a\n:evidence0: = A[x] B[y]\nAnswer: :evidence0:",
+        "Plan: a\n:evidence0: = A[]\nAnswer: :evidence0:",
+        "Plan: a\n",
+    ],
+)
+def test_what_cannot_be_run_is_not_allowed(bytes_tokenizer, kind, text):
+    assert not allows(bytes_tokenizer, lark(kind, ["A", "B"], 3), text)
+
+
+def test_whatever_is_drawn_under_the_grammar_can_be_run(bytes_tokenizer):
+    grammar = llguidance.LLMatcher.grammar_from_lark(plan_grammar(["A", "Bc-2"], 4))
+    rng = random.Random(5)
+    lively = b"]]]\n:e1 :["
+    for _ in range(15):
+        matcher, text = llguidance.LLMatcher(bytes_tokenizer, grammar), bytearray()
+        while not matcher.is_stopped():
+            mask = matcher.compute_bitmask()
+            allowed = [i for i in range(257) if mask[i // 8] >> (i % 8) & 1 and (i < 128 or i == 256)]
+            wanted = [i for i in allowed if i in lively]
+            token = rng.choice(wanted if wanted and rng.random() < 0.5 else allowed)
+            matcher.consume_token(token)
+            if token < 256:
+                text.append(token)
+        plan = parse_plan(text.decode(), {"A", "Bc-2"})
+        assert [step.id for step in plan.steps] == list(range(len(plan.steps)))
+
+
+@pytest.mark.parametrize("names", [[], ["a b"], ['x"'], ["é"], ["A", "1"]])
+def test_names_that_cannot_stand_in_a_plan(names):
+    with pytest.raises(RequestError):
+        plan_grammar(names)
+    with pytest.raises(RequestError):
+        plan_gbnf(names)
