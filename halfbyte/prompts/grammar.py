@@ -1,0 +1,108 @@
+"""Grammars as rules that can be written as Lark (llguidance's dialect) or GBNF (llama.cpp's)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A reference to a rule by name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A JSON string of so many characters; in double quotes it is YAML too."""
+
+    shortest: int
+    longest: int
+
+
+Symbol = str | Rule | Text  # a str stands for itself
+Alternative = list[Symbol]
+
+_LARK_TERMINALS = {
+    "integer": r"/-?(0|[1-9][0-9]{0,14})/",
+    "number": r"/-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?/",
+}
+_GBNF_TERMINALS = {
+    "integer": '"-"? ("0" | [1-9] [0-9]{0,14})',
+    "number": '"-"? ("0" | [1-9] [0-9]{0,14}) ("." [0-9]{1,15})?',
+}
+
+
+@dataclass(slots=True)
+class Grammar:
+    """Rules by name, each a list of alternatives; "start" is where it begins. `integer` and `number` are built in."""
+
+    rules: dict[str, list[Alternative]] = field(default_factory=dict)
+
+    def add(self, alternatives: list[Alternative], name: str | None = None) -> Rule:
+        """Add a rule, under a new name unless one is given."""
+        name = name or f"r{len(self.rules)}"
+        self.rules[name] = alternatives
+        return Rule(name)
+
+    def lark(self) -> str:
+        """As Lark."""
+        lengths: dict[Text, None] = {}
+        lines = []
+        for name, alternatives in self.rules.items():
+            written = " | ".join(_lark(alternative, lengths) for alternative in alternatives)
+            lines.append(f"{name}: {written}")
+        lines += [f"{name.upper()}: {pattern}" for name, pattern in _LARK_TERMINALS.items()]
+        character = r'([^"\\\x00-\x1f\x7f]|\\["\\\/bfnrt])'
+        lines += [f'TEXT_{t.shortest}_{t.longest}: /"{character}{{{t.shortest},{t.longest}}}"/' for t in lengths]
+        return "\n".join(lines) + "\n"
+
+    def gbnf(self) -> str:
+        """As GBNF."""
+        lengths: dict[Text, None] = {}
+        lines = []
+        for name, alternatives in self.rules.items():
+            written = " | ".join(_gbnf(alternative, lengths) for alternative in alternatives)
+            lines.append(f"{'root' if name == 'start' else name} ::= {written}")
+        lines += [f"{name} ::= {pattern}" for name, pattern in _GBNF_TERMINALS.items()]
+        character = r'([^"\\\x00-\x1f\x7f] | "\\" ["\\/bfnrt])'
+        lines += [
+            f'text-{t.shortest}-{t.longest} ::= "\\"" {character}{{{t.shortest},{t.longest}}} "\\""' for t in lengths
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _lark(alternative: Alternative, lengths: dict[Text, None]) -> str:
+    parts = []
+    for symbol in _joined(alternative):
+        if isinstance(symbol, Text):
+            lengths[symbol] = None
+            parts.append(f"TEXT_{symbol.shortest}_{symbol.longest}")
+        elif isinstance(symbol, Rule):
+            parts.append(symbol.name.upper() if symbol.name in _LARK_TERMINALS else symbol.name)
+        else:
+            parts.append(json.dumps(symbol, ensure_ascii=False))
+    return " ".join(parts) or '""'
+
+
+def _gbnf(alternative: Alternative, lengths: dict[Text, None]) -> str:
+    parts = []
+    for symbol in _joined(alternative):
+        if isinstance(symbol, Text):
+            lengths[symbol] = None
+            parts.append(f"text-{symbol.shortest}-{symbol.longest}")
+        else:
+            parts.append(symbol.name if isinstance(symbol, Rule) else json.dumps(symbol))
+    return " ".join(parts) or '""'
+
+
+def _joined(alternative: Alternative) -> Alternative:
+    """Neighbouring literals as one."""
+    parts: Alternative = []
+    for symbol in alternative:
+        if isinstance(symbol, str) and parts and isinstance(parts[-1], str):
+            parts[-1] += symbol
+        elif symbol != "":
+            parts.append(symbol)
+    return parts
