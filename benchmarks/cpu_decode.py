@@ -26,6 +26,7 @@ torch.set_num_threads(threads)
 from halfbyte import LLM
 from halfbyte.engine.kv_cache import SequenceCache
 from halfbyte.engine.runner import next_logits
+from halfbyte.engine.sampler import first_of_largest
 start = time.perf_counter()
 llm = LLM(model)
 load = time.perf_counter() - start
@@ -39,7 +40,7 @@ for _ in range(2):
     logits = next_logits(llm.network, cache, tokens[:context])
     start = time.perf_counter()
     for _ in range(decode):
-        logits = next_logits(llm.network, cache, [int(logits.argmax())])
+        logits = next_logits(llm.network, cache, first_of_largest(logits).tolist())
     decode_rate = decode / (time.perf_counter() - start)
 print(json.dumps({"prefill": prefill_rate, "decode": decode_rate, "load_s": load}))
 """

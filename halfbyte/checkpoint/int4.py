@@ -30,6 +30,11 @@ class Int4Weight:
         return ((q - self.z.to(dtype)[..., None]) * self.s.to(dtype)[..., None]).reshape(n, k)
 
 
+def rows_of(weight: Int4Weight, part: slice) -> Int4Weight:
+    """Some of a weight's outputs; a view."""
+    return Int4Weight(weight.q[part], weight.s[part], weight.z[part])
+
+
 def concat_rows(parts: list[Int4Weight]) -> Int4Weight:
     """Stack weights that share their input, so that one product serves them all (q, k, v; gate, up)."""
     return Int4Weight(*(torch.cat([getattr(p, f) for p in parts]) for f in ("q", "s", "z")))

@@ -59,13 +59,18 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> list[int | None]
     checksum = logits.sum(-1)  # finite if all are
     penalize(logits, rows)
     ban(logits, rows)
-    tokens = logits.argmax(-1)  # the first of equals
+    tokens = first_of_largest(logits)
     for draw, members in _grouped(rows, logits.shape[1]).items():
         uniform = [torch.rand((), dtype=torch.float64, generator=rows[i].generator).item() for i in members]
         part = logits if len(members) == len(rows) else logits[members]
         tokens[members] = draw(part, [rows[i].params for i in members], _column(uniform))
     finite = map(math.isfinite, checksum.tolist())
     return [token if ok else None for token, ok in zip(tokens.tolist(), finite, strict=True)]
+
+
+def first_of_largest(logits: torch.Tensor) -> torch.Tensor:
+    """Index of each row's largest value, the lowest of equals. numpy's takes 6 µs for 49152 values, torch's 87."""
+    return torch.from_numpy(logits.numpy().argmax(-1)) if logits.device.type == "cpu" else logits.argmax(-1)
 
 
 def penalize(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:

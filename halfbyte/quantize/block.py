@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from halfbyte.checkpoint.int4 import Int4Weight
+from halfbyte.checkpoint.int4 import Int4Weight, rows_of
 from halfbyte.quantize.awq_search import ScaleChoice, search_scale
 from halfbyte.quantize.clip_search import search_ranges
+from halfbyte.quantize.gptq import round_columns
 from halfbyte.quantize.report import LayerReport
-from halfbyte.quantize.rounding import quantize_weight, ranges, rounding_error
+from halfbyte.quantize.rounding import ranges, rounding_error
 from halfbyte.quantize.statistics import row_errors
 
 if TYPE_CHECKING:
@@ -108,12 +109,13 @@ def _divide_rows(w: LinearWeight, rows: slice, scale: torch.Tensor) -> None:
 def _round_stack(
     w: LinearWeight, parts: list[tuple[str, int]], stats: InputStatistics, choice: ScaleChoice, group_size: int
 ) -> Iterator[QuantizedLinear]:
-    """Clip and round the linears that share an input."""
+    """Clip the linears that share an input, and round them together."""
     weight, size = float_weight(w), groups_of(w, group_size)
     H = stats.scaled(choice.scale)
     low, high = search_ranges(weight, H, size)
     power = row_errors(weight, H)
-    error = row_errors(rounding_error(weight, low, high), H)
+    rounded = round_columns(weight, low, high, H)
+    error = row_errors(rounded.dequantize() - weight, H)
     unscaled = weight / choice.scale
     plain = row_errors(rounding_error(unscaled, *ranges(unscaled, size)), stats.H)
     begin = 0
@@ -131,4 +133,4 @@ def _round_stack(
             error_after=(error[part].sum() / total).item(),
         )
         bias = None if w.bias is None else w.bias[part]
-        yield QuantizedLinear(name, quantize_weight(weight[part], low[part], high[part]), bias, report)
+        yield QuantizedLinear(name, rows_of(rounded, part), bias, report)

@@ -12,13 +12,13 @@ from halfbyte.checkpoint.int4 import Int4Weight
 from halfbyte.quantize.rounding import LEVELS, grid
 
 BLOCK = 128  # columns whose mutual corrections are made one by one; those on later columns wait for a product
-DAMPING = 0.01  # of the mean diagonal of H, added to it
+DAMPING = 0.05  # of the mean diagonal of H, added to it; 0.01 fitted the calibration text more and others less
 
 
 def round_columns(
     weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor, H: torch.Tensor, damping: float = DAMPING
 ) -> Int4Weight:
-    """Round a weight [N, K] within group ranges [N, K / G], least error first in tr(dW H dWᵀ), H [K, K]."""
+    """Round a weight [N, K] within group ranges [N, K / G] so that tr(dW H dWᵀ) stays small; H is [K, K]."""
     scale, zero = grid(low, high)
     size = weight.shape[1] // scale.shape[1]
     order = H.diagonal().argsort(descending=True, stable=True)

@@ -15,7 +15,7 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from halfbyte.checkpoint.int4 import Int4Weight
+from halfbyte.checkpoint.int4 import Int4Weight, rows_of
 from halfbyte.kernels.interface import AfterAttention, LinearKernel, LinearWeight, Span, SpanKernel
 from halfbyte.kernels.reference import ReferenceKernels
 
@@ -130,9 +130,8 @@ class Graph:
     ) -> tuple[str, str]:
         """See reference.after_attention; returns the residual and its norm by `next_norm`."""
         residual, x = self.add_and_norm(self.linear(attended, p.o), residual, p.norm, eps)
-        width = _outputs(p.gate_up) // 2
-        split = self.constant(np.array([width, width], dtype=np.int64))
-        gate, up = self.node("Split", [self.linear(x, p.gate_up), split], outputs=2, axis=-1)
+        width = _outputs(p.gate_up) // 2  # two products: taking one's output apart cost more than starting another
+        gate, up = (self.linear(x, rows(p.gate_up, part)) for part in (slice(width), slice(width, None)))
         sigmoid = self.node("Sigmoid", [gate])[0]
         activated = self.node("Mul", [self.node("Mul", [gate, sigmoid])[0], up])[0]
         return self.add_and_norm(self.linear(activated, p.down), residual, next_norm, eps)
@@ -234,6 +233,13 @@ def quantize_8bit(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scales = blocks.abs().amax(-1, keepdim=True) / 127
     q = (blocks / scales.clamp(min=1e-30)).round_().add_(128).to(torch.uint8)
     return q.flatten(1), scales.squeeze(-1)
+
+
+def rows(w: LinearWeight, part: slice) -> LinearWeight:
+    """Some of a linear's outputs."""
+    weight = w.weight
+    taken = rows_of(weight, part) if isinstance(weight, Int4Weight) else weight[part]
+    return LinearWeight(taken, None if w.bias is None else w.bias[part])
 
 
 def _inputs(w: LinearWeight) -> int:
