@@ -44,9 +44,9 @@ def perplexity(
 ) -> None:
     """Measure perplexity on a text, and the distance to a reference model.
 
-    The text is tokenized once (BOS first if the tokenizer adds one, no other special token) and cut into windows that
-    do not overlap; a shorter rest is dropped. Each window predicts its tokens but the first. Figures compare only with
-    others of the same text, context and number of windows.
+    The text is taken as a whole, its lines ended by a newline alone, and tokenized once: BOS first if the tokenizer
+    adds one, no other special token. It is cut into windows that do not overlap; a shorter rest is dropped. Each window
+    predicts its tokens but the first. Figures compare only with others of the same text, context and number of windows.
 
     $ halfbyte eval perplexity out/my-awq --text wiki.test.txt --reference org/my-model
     """

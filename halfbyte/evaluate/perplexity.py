@@ -1,9 +1,9 @@
 """Perplexity on a text, and how far a model's predictions are from a reference's.
 
-The protocol: the text is one string, tokenized once, with a BOS token before it if the tokenizer adds one and no other
-special token. It is cut into non-overlapping windows of `context` tokens; what is left over is dropped. Each window is
-read alone and predicts all its tokens but the first, so W windows of C tokens give W * (C - 1) predictions.
-Figures are comparable only with others of the same text, context and number of windows.
+The protocol: the text is one string, its lines ended by a newline alone. It is tokenized once, with a BOS token before
+it if the tokenizer adds one and no other special token, and cut into non-overlapping windows of `context` tokens; what
+is left over is dropped. Each window is read alone and predicts all its tokens but the first, so W windows of C tokens
+give W * (C - 1) predictions. Figures are comparable only with others of the same text, context and number of windows.
 """
 
 from __future__ import annotations
@@ -49,9 +49,12 @@ class Perplexity:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file. Raises EvaluationError if it is missing or is not UTF-8."""
+    """The text of a UTF-8 file, its lines ended by \\n whatever the file has: \\r would be predicted as a character.
+
+    Raises EvaluationError if it is missing or is not UTF-8.
+    """
     try:
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as e:
         raise EvaluationError(
             f"{path} is not UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}; convert it first"

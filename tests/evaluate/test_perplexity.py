@@ -112,6 +112,12 @@ def test_text_must_be_utf8(tmp_path):
         read_text(path)
 
 
+def test_line_ends_are_newlines(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"one\r\ntwo\rthree\n")
+    assert read_text(path) == "one\ntwo\nthree\n"
+
+
 def test_text_must_be_there(tmp_path):
     with pytest.raises(EvaluationError, match="No such file"):
         read_text(tmp_path / "absent.txt")
