@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     ArgumentChecks = Mapping[str, Callable[[str], str | None] | None]
 
 _INDENT = re.compile(r"[ \t]*(?:>[ \t]*)?(?:(?:[-*+]|[0-9]{1,3}[.)])[ \t]+)?")
+_LABEL_BEGINS = (":", "#", "e", "E")
 
 
 class PlanReader:
@@ -102,9 +103,10 @@ class PlanReader:
         return found
 
     def _read_header(self, line: str, start: int) -> bool:
-        if match := dialects.STEP.match(line, start):
+        labelled = line[start : start + 1] in _LABEL_BEGINS
+        if labelled and (match := dialects.STEP.match(line, start)):
             self._begin_call(line, match)
-        elif match := dialects.STEP_LIKE.match(line, start):
+        elif labelled and (match := dialects.STEP_LIKE.match(line, start)):
             self.notes.problem(
                 self._at(match.end()), f"{match['label']!r:.40} is not followed by a call, Tool[argument]"
             )

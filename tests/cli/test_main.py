@@ -13,6 +13,7 @@ COMMANDS = (
     ("quantize",),
     ("generate",),
     ("chat",),
+    ("plan",),
     ("inspect",),
     ("eval",),
     ("eval", "perplexity"),

@@ -20,8 +20,8 @@ def bytes_tokenizer():
 
         eos_token_id = 256
         bos_token_id = None
-        tokens = [bytes([i]) for i in range(256)] + [b"<eos>"]
-        special_token_ids = [256]
+        tokens = (*(bytes([i]) for i in range(256)), b"<eos>")
+        special_token_ids = (256,)
 
         def __call__(self, text):
             return list(text if isinstance(text, bytes) else text.encode())

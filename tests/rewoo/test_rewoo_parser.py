@@ -205,7 +205,9 @@ def test_what_is_refused_and_where(text, line, column, message):
 
 
 def test_cycles_are_named_with_their_line():
-    text = ":evidence0: = A[x]\n:evidence1: = A[:evidence3:]\n:evidence2: = A[:evidence1:]\n:evidence3: = A[:evidence2:]\n"
+    text = (
+        ":evidence0: = A[x]\n:evidence1: = A[:evidence3:]\n:evidence2: = A[:evidence1:]\n:evidence3: = A[:evidence2:]\n"
+    )
     text += ":evidence4: = A[:evidence1:]\nAnswer: :evidence4:"
     (found,) = problems(text)
     assert found == (2, 1, "a cycle: :evidence1: waits for :evidence3: waits for :evidence2: waits for :evidence1:")
@@ -280,7 +282,7 @@ def test_what_is_not_a_text():
         "[" * 1_000_000,
         "a" * 1_000_000,
         ":Evidence0:" * 90_000,
-        "\n" * 300_000,
+        "\n" * 100_000,
         "#E1 = A[x] " * 20_000,
         "".join(f":evidence{n}:" for n in range(60_000)),
         "Plan: " * 160_000,
@@ -292,7 +294,7 @@ def test_what_is_not_a_text():
 def test_a_megabyte_is_read_in_linear_time(text):
     for before in ("", ":evidence0: = A["):
         for after in ("", "]"):
-            start = time.perf_counter()
+            start = time.process_time()
             with suppress(PlanError):
                 parse_plan(before + text + after, AB)
-            assert time.perf_counter() - start < 6
+            assert time.process_time() - start < 6
