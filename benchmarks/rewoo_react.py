@@ -1,0 +1,47 @@
+"""ReAct, the baseline of benchmarks/rewoo.py: think, act, observe, with everything so far read again at each turn."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from rewoo_world import EXAMPLES, LOOKUP, lookup
+
+if TYPE_CHECKING:
+    from halfbyte.rewoo.completion import Model
+
+INSTRUCTION = f"""\
+Answer the question by turns of Thought, Action and Observation. A Thought says what is needed next. An Action is one of:
+Lookup[input]: {LOOKUP}
+Finish[answer]: Give the answer to the question.
+"""
+# The same help that the plan's grammar gives: a turn cannot be malformed.
+GRAMMAR = """\
+start: "Thought: " TEXT "\\nAction: " tool "[" ARGUMENT "]"
+tool: "Lookup" | "Finish"
+TEXT: /[^\\n\\[\\]]{1,120}/
+ARGUMENT: /[^\\n\\[\\]]{1,80}/
+"""
+MOST_TURNS = 6
+
+
+def shown(turns: list[tuple[str, str, str | None]]) -> str:
+    return "\n".join(
+        f"Thought: {thought}\nAction: {action}" + (f"\nObservation: {seen}" if seen is not None else "")
+        for thought, action, seen in turns
+    )
+
+
+async def react(model: Model, question: str) -> tuple[str, int, int, int]:
+    """Answer, prompt tokens, completion tokens, turns."""
+    examples = "\n\n".join(f"Question: {e['question']}\n{shown(e['turns'])}" for e in EXAMPLES)
+    prompt = f"{INSTRUCTION}\n{examples}\n\nQuestion: {question}\n"
+    read = written = 0
+    for turn in range(1, MOST_TURNS + 1):
+        answer = await model.complete(prompt, max_tokens=96, grammar=GRAMMAR)
+        read, written = read + answer.prompt_tokens, written + answer.completion_tokens
+        action = re.search(r"Action: (Lookup|Finish)\[(.*?)\]", answer.text)
+        if action is None or action[1] == "Finish":
+            return (action[2] if action else answer.text), read, written, turn
+        prompt += f"{answer.text}\nObservation: {lookup(action[2])}\n"
+    return "", read, written, MOST_TURNS
