@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from halfbyte.engine.constraint import Constraints
 from halfbyte.engine.kv_cache import SequenceCache
 from halfbyte.engine.outputs import CompletionOutput, Delta
 from halfbyte.engine.runner import next_logits
@@ -29,27 +30,29 @@ class Engine:
         self.network = network
         self.tokenizer = tokenizer
         self.context = context
+        self.constraints = Constraints(tokenizer, network.config.vocab_size)
 
     def stream(self, prompt_token_ids: list[int], params: SamplingParams, seed: int) -> Iterator[Delta]:
         """One answer, token by token. May be closed at any moment."""
-        self.check(prompt_token_ids)
+        self.check(prompt_token_ids, params)
         return self._stream_unchecked(prompt_token_ids, params, seed)
 
     def complete(self, prompt_token_ids: list[int], params: SamplingParams, seed: int) -> list[CompletionOutput]:
         """All `params.n` answers; the prompt is read once. Answer i is drawn with the seed `seed + i`."""
-        self.check(prompt_token_ids)
+        self.check(prompt_token_ids, params)
         cache = SequenceCache(self.network.config, self.context)
         logits = next_logits(self.network, cache, prompt_token_ids)
         outputs = []
         for index in range(params.n):
             last = index == params.n - 1
             start = (cache, logits) if last else (cache.fork(), logits.clone())
-            sequence = Sequence(prompt_token_ids, params, self.tokenizer, self.context, seed + index)
+            sequence = self._sequence(prompt_token_ids, params, seed + index)
             outputs.append(collect(index, self._decode(sequence, *start)))
         return outputs
 
-    def check(self, prompt_token_ids: list[int]) -> None:
-        """Raise RequestError unless this can be a prompt."""
+    def check(self, prompt_token_ids: list[int], params: SamplingParams) -> None:
+        """Raise RequestError unless this can be a prompt, and the answer kept to what `params` say."""
+        self.constraints.check(params)
         count, vocabulary = len(prompt_token_ids), self.network.config.vocab_size
         if count == 0:
             raise RequestError("the prompt is empty: give at least one token")
@@ -64,8 +67,12 @@ class Engine:
 
     def _stream_unchecked(self, prompt_token_ids: list[int], params: SamplingParams, seed: int) -> Iterator[Delta]:
         cache = SequenceCache(self.network.config, self.context)
-        sequence = Sequence(prompt_token_ids, params, self.tokenizer, self.context, seed)
+        sequence = self._sequence(prompt_token_ids, params, seed)
         yield from self._decode(sequence, cache, next_logits(self.network, cache, prompt_token_ids))
+
+    def _sequence(self, prompt_token_ids: list[int], params: SamplingParams, seed: int) -> Sequence:
+        constraint = self.constraints.start(params)
+        return Sequence(prompt_token_ids, params, self.tokenizer, self.context, seed, constraint)
 
     def _decode(self, sequence: Sequence, cache: SequenceCache, logits: torch.Tensor) -> Iterator[Delta]:
         while True:

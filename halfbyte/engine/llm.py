@@ -116,9 +116,9 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         progress: bool,
     ) -> list[RequestOutput]:
-        for prompt in prompts:
-            self.engine.check(prompt.token_ids)
         requests = list(zip(prompts, _one_each(sampling_params, len(prompts)), strict=True))
+        for prompt, params in requests:
+            self.engine.check(prompt.token_ids, params)
         return [self._complete(prompt, params) for prompt, params in _shown(requests, progress)]
 
     def _complete(self, prompt: ReadPrompt, params: SamplingParams) -> RequestOutput:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from halfbyte.engine.constraint import Constraint
     from halfbyte.engine.sampling_params import SamplingParams
 
 # (logits [B, V], parameters of each row, uniform numbers [B, 1] in [0, 1)) -> tokens [B]
@@ -30,6 +31,7 @@ class SamplerRow:
         """`prompt`: the token ids that the repetition penalty starts from."""
         self.params = params
         self.banned: Sequence[int] = ()  # token ids that may not come next
+        self.constraint: Constraint | None = None  # what the answer must keep to
         self.generator = torch.Generator().manual_seed(seed % 2**64)
         self._seen = dict.fromkeys(prompt) if params.repetition_penalty != 1.0 else {}
         self._ids = torch.tensor(list(self._seen), dtype=torch.int64)
@@ -54,11 +56,12 @@ class SamplerRow:
 def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> list[int | None]:
     """A token for each row of float32 logits [B, V], which are overwritten; None where a logit was not finite.
 
-    In vLLM's order: repetition penalty, banned tokens, temperature, min_p, top_k, top_p.
+    In vLLM's order: repetition penalty, banned tokens and constraints, temperature, min_p, top_k, top_p.
     """
     checksum = logits.sum(-1)  # finite if all are
     penalize(logits, rows)
     ban(logits, rows)
+    constrain(logits, rows)
     tokens = first_of_largest(logits)
     for draw, members in _grouped(rows, logits.shape[1]).items():
         uniform = [torch.rand((), dtype=torch.float64, generator=rows[i].generator).item() for i in members]
@@ -89,8 +92,21 @@ def penalize(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
 def ban(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
     """Give banned tokens no chance."""
     for i, row in enumerate(rows):
-        if row.banned:
+        if row.banned and row.constraint is None:
             logits[i, list(row.banned)] = -math.inf
+
+
+def constrain(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+    """Leave a chance only to tokens that a row's constraint allows; a ban that would leave none does not count."""
+    for i, row in enumerate(rows):
+        if row.constraint is None:
+            continue
+        allowed = row.constraint.allowed()
+        if row.banned:
+            others = allowed.clone()
+            others[list(row.banned)] = False
+            allowed = others if others.any() else allowed
+        logits[i].masked_fill_(~allowed, -math.inf)
 
 
 def _grouped(rows: Sequence[SamplerRow], vocabulary: int) -> dict[Draw, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import Any
 
 from halfbyte.errors import RequestError
 
+CONSTRAINTS = ("json_schema", "regex", "choice", "grammar")
 GREEDY_BELOW = 1e-5  # a temperature under this is taken as 0, as vLLM does: dividing by it would overflow
 
 
@@ -32,6 +34,11 @@ class SamplingParams:
     min_tokens: int = 0  # tokens before which nothing but max_tokens ends the answer
     seed: int | None = None  # the same seed gives the same tokens, whatever else is running
     skip_special_tokens: bool = True
+    # At most one of these; the answer then keeps to it (see halfbyte.engine.constraint):
+    json_schema: str | dict[str, Any] | None = None  # or a pydantic model; kept as text
+    regex: str | None = None  # Rust's syntax, for the whole answer
+    choice: Iterable[str] | None = None  # one of these texts; kept as a tuple
+    grammar: str | None = None  # Lark (llguidance's dialect) or GBNF
 
     def __post_init__(self) -> None:
         self._integer("n", "1 or more", lambda x: x >= 1)
@@ -48,6 +55,7 @@ class SamplingParams:
                 raise _invalid(name, getattr(self, name), "True or False")
         object.__setattr__(self, "stop", self._stop_strings())
         object.__setattr__(self, "stop_token_ids", self._stop_ids())
+        self._check_constraint()
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise _invalid("min_tokens", self.min_tokens, f"at most max_tokens, {self.max_tokens}")
         if self.greedy and self.n > 1:
@@ -69,6 +77,28 @@ class SamplingParams:
         """`stop_token_ids` as a tuple."""
         assert isinstance(self.stop_token_ids, tuple)
         return self.stop_token_ids
+
+    @property
+    def constraint(self) -> tuple[str, str | tuple[str, ...]] | None:
+        """What the answer must keep to, as the parameter's name and its value; None if it is free."""
+        given = ((name, getattr(self, name)) for name in CONSTRAINTS)
+        return next(((name, value) for name, value in given if value is not None), None)
+
+    def _check_constraint(self) -> None:
+        given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise RequestError(f"{' and '.join(given)} are given; an answer can keep to one of them")
+        if self.choice is not None:
+            allowed = "a list of texts, none of them empty"
+            choice = _listed("choice", self.choice, allowed)
+            if not choice or not all(isinstance(c, str) and c for c in choice):
+                raise _invalid("choice", self.choice, allowed)
+            object.__setattr__(self, "choice", choice)
+        if self.json_schema is not None:
+            object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
+        for name in ("regex", "grammar"):
+            if not isinstance(getattr(self, name), str | None):
+                raise _invalid(name, getattr(self, name), "a text")
 
     def _integer(self, name: str, allowed: str, fits: Any, *, optional: bool = False) -> None:
         value = getattr(self, name)
@@ -96,6 +126,18 @@ class SamplingParams:
         if any(isinstance(i, bool) or not isinstance(i, Integral) or i < 0 for i in ids):
             raise _invalid("stop_token_ids", self.stop_token_ids, allowed)
         return tuple(operator.index(i) for i in ids)
+
+
+def _schema_text(schema: Any) -> str:
+    """A JSON schema as text; a pydantic model gives its own."""
+    try:
+        found = schema.model_json_schema() if hasattr(schema, "model_json_schema") else schema
+        found = json.loads(found) if isinstance(found, str) else found
+        if isinstance(found, dict | bool):
+            return json.dumps(found)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RequestError(f"json_schema is not JSON: {error}") from error
+    raise _invalid("json_schema", schema, "a JSON schema: an object, its text, or a pydantic model")
 
 
 def _listed(name: str, value: Any, allowed: str) -> tuple[Any, ...]:

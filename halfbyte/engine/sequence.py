@@ -10,6 +10,7 @@ from halfbyte.engine.stop_strings import StopStrings
 
 if TYPE_CHECKING:
     from halfbyte.checkpoint.tokenizer import Tokenizer
+    from halfbyte.engine.constraint import Constraint
     from halfbyte.engine.sampling_params import SamplingParams
 
 
@@ -17,12 +18,19 @@ class Sequence:
     """Fed one token after another by whatever runs the network; knows nothing of caches or batches."""
 
     def __init__(
-        self, prompt_token_ids: list[int], params: SamplingParams, tokenizer: Tokenizer, context: int, seed: int
+        self,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        context: int,
+        seed: int,
+        constraint: Constraint | None = None,
     ) -> None:
-        """context: the most tokens, with the prompt's, that the sequence may have."""
+        """context: the most tokens, with the prompt's, that the sequence may have. constraint: this sequence's own."""
         self.params = params
         self.token_ids: list[int] = []
         self.row = SamplerRow(params, seed, prompt_token_ids)
+        self.row.constraint = self._constraint = constraint
         room = context - len(prompt_token_ids)
         self.max_tokens = room if params.max_tokens is None else min(room, params.max_tokens)
         self._eos = frozenset() if params.ignore_eos else tokenizer.eos_token_ids
@@ -37,6 +45,10 @@ class Sequence:
         self._ban()
         finish, reason = self._ended_by(token)
         shown = finish != "stop" or self.params.include_stop_str_in_output
+        if self._constraint is not None:
+            self._constraint.accept(token)
+            if finish != "stop" and self._constraint.finished:  # nothing can follow: no need to wait for an end token
+                finish = "stop"
         text = self._decoder.push(token) if shown else ""
         if finish:
             text += self._decoder.flush()

@@ -33,7 +33,7 @@ def function_grammar(
 
 class _Builder:
     def __init__(self, form: str, max_string: int) -> None:
-        self.grammar = Grammar()
+        self.grammar = Grammar(yaml=form == "yaml")
         self.yaml = form == "yaml"
         self.max_string = max_string
         self.free: list[Rule] = []
@@ -97,8 +97,10 @@ class _Builder:
     def _object(self, schema: Schema, level: int) -> Symbol:
         properties = schema.get("properties", {})
         if not properties:
-            closed = schema.get("additionalProperties", "properties" not in schema) is False
-            return "{}" if closed else self._free_object(DEEPEST_FREE)
+            others = schema.get("additionalProperties", "properties" not in schema)
+            if others is False:
+                return "{}"
+            return self._open_object(self._value(others, level) if isinstance(others, dict) else self._free(1))
         indent, outer = ("", "") if self.yaml else ("\n" + "  " * (level + 1), "\n" + "  " * level)
         gap = ", " if self.yaml else "," + indent
         pairs: list[tuple[Alternative, bool]] = [
@@ -154,10 +156,10 @@ class _Builder:
             below = len(self.free) - 1
             if below >= 0:
                 items = self._repeat([self.free[below]], ", ", 1, MOST_ITEMS)
-                simple += [["[]"], ["[", *items, "]"], [self._free_object(len(self.free))]]
+                simple += [["[]"], ["[", *items, "]"], [self._open_object(self.free[below])]]
             self.free.append(self.grammar.add(simple))
         return self.free[depth]
 
-    def _free_object(self, depth: int) -> Rule:
-        pair: Alternative = [Text(0, min(40, self.max_string)), ": ", self._free(depth - 1)]
-        return self.grammar.add([["{}"], ["{", *self._repeat(pair, ", ", 1, MOST_ITEMS), "}"]])
+    def _open_object(self, value: Symbol) -> Rule:
+        """An object whose keys nobody declares: none or one, since no grammar can keep two from being the same."""
+        return self.grammar.add([["{}"], ["{", Text(0, min(40, self.max_string)), ": ", value, "}"]])

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from halfbyte.errors import PromptError
+from halfbyte.prompts.bounded_schema import bounded
 from halfbyte.prompts.function import Function
 from halfbyte.prompts.function_calls import Call, read_calls
 from halfbyte.prompts.function_grammar import function_grammar
@@ -91,7 +92,7 @@ class FunctionPrompt:
 
         Texts and lists without bounds get some, so that every answer ends; "x-guidance" tells llguidance the spacing.
         """
-        calls = [_call_schema({"const": f.name}, _bounded(f.parameters, self.max_string)) for f in self.functions]
+        calls = [_call_schema({"const": f.name}, bounded(f.parameters, self.max_string)) for f in self.functions]
         empty = {"type": "object", "properties": {}, "additionalProperties": False}
         none = [_call_schema({"const": None}, empty)] if self.allow_none else []
         schema: dict[str, Any] = {"anyOf": calls + none}
@@ -152,25 +153,6 @@ def _call_schema(name: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]
         "required": ["function", "params"],
         "additionalProperties": False,
     }
-
-
-def _bounded(schema: dict[str, Any], longest: int) -> dict[str, Any]:
-    """The schema with an end to every text and list, and closed objects."""
-    out = dict(schema)
-    out.pop("description", None)
-    for key in ("anyOf", "oneOf", "allOf"):
-        if key in out:
-            out[key] = [_bounded(part, longest) for part in out[key]]
-    if "properties" in out:
-        out["properties"] = {name: _bounded(part, longest) for name, part in out["properties"].items()}
-        out.setdefault("additionalProperties", False)
-    if isinstance(out.get("items"), dict):
-        out["items"] = _bounded(out["items"], longest)
-    if out.get("type") == "string" and "enum" not in out and "format" not in out and "pattern" not in out:
-        out["maxLength"] = min(longest, out.get("maxLength", longest))
-    if out.get("type") == "array":
-        out.setdefault("maxItems", max(16, out.get("minItems", 0)))
-    return out
 
 
 def _yaml(value: Any, level: int) -> str:

@@ -15,7 +15,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A JSON string of so many characters; in double quotes it is YAML too."""
+    """A JSON string of so many characters."""
 
     shortest: int
     longest: int
@@ -24,6 +24,7 @@ class Text:
 Symbol = str | Rule | Text  # a str stands for itself
 Alternative = list[Symbol]
 
+_FOLDED = r"\x80-\x9F\u2028\u2029\uFEFF\uFFFE\uFFFF"  # in a YAML text not allowed, or a line break
 _LARK_TERMINALS = {
     "integer": r"/-?(0|[1-9][0-9]{0,14})/",
     "number": r"/-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?/",
@@ -39,6 +40,7 @@ class Grammar:
     """Rules by name, each a list of alternatives; "start" is where it begins. `integer` and `number` are built in."""
 
     rules: dict[str, list[Alternative]] = field(default_factory=dict)
+    yaml: bool = False  # whether texts keep to the characters that YAML takes as they are
 
     def add(self, alternatives: list[Alternative], name: str | None = None) -> Rule:
         """Add a rule, under a new name unless one is given."""
@@ -54,7 +56,7 @@ class Grammar:
             written = " | ".join(_lark(alternative, lengths) for alternative in alternatives)
             lines.append(f"{name}: {written}")
         lines += [f"{name.upper()}: {pattern}" for name, pattern in _LARK_TERMINALS.items()]
-        character = r'([^"\\\x00-\x1f\x7f]|\\["\\\/bfnrt])'
+        character = rf'([^"\\\x00-\x1F\x7F{_FOLDED if self.yaml else ""}]|\\["\\\/bfnrt])'
         lines += [f'TEXT_{t.shortest}_{t.longest}: /"{character}{{{t.shortest},{t.longest}}}"/' for t in lengths]
         return "\n".join(lines) + "\n"
 
@@ -66,10 +68,9 @@ class Grammar:
             written = " | ".join(_gbnf(alternative, lengths) for alternative in alternatives)
             lines.append(f"{'root' if name == 'start' else name} ::= {written}")
         lines += [f"{name} ::= {pattern}" for name, pattern in _GBNF_TERMINALS.items()]
-        character = r'([^"\\\x00-\x1f\x7f] | "\\" ["\\/bfnrt])'
-        lines += [
-            f'text-{t.shortest}-{t.longest} ::= "\\"" {character}{{{t.shortest},{t.longest}}} "\\""' for t in lengths
-        ]
+        character = rf'([^"\\\x00-\x1F\x7F{_FOLDED if self.yaml else ""}] | "\\" ["\\/bfnrt])'
+        for t in lengths:
+            lines.append(f'text-{t.shortest}-{t.longest} ::= "\\"" {character}{{{t.shortest},{t.longest}}} "\\""')
         return "\n".join(lines) + "\n"
 
 

@@ -28,8 +28,8 @@ def read_yaml(text: Text, document: str, offset: int) -> Node | None:
             _take(tree, event, offset)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        at = offset + (mark.index if mark else 0)
-        raise text.error(f"not valid YAML: {error.problem or error.context}", min(at, len(text.text))) from None
+        place = offset + (mark.index if mark else 0)
+        raise text.error(f"not valid YAML: {error.problem or error.context}", min(place, len(text.text))) from None
     except (yaml.YAMLError, UnicodeError) as error:  # characters that YAML does not allow
         at: int = getattr(error, "position", getattr(error, "start", 0))
         raise text.error("not valid YAML: a character that is not allowed", min(offset + at, len(text.text))) from None

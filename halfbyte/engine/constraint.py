@@ -1,0 +1,128 @@
+"""Constrained decoding: only tokens that a JSON schema, a regular expression, a choice or a grammar allows.
+
+The grammars are llguidance's: it reads the tokenizer, compiles a grammar in milliseconds and says before each step
+which tokens may follow. An end token is among them only where the grammar is satisfied, and once nothing can follow,
+the answer ends by itself.
+
+On one thread of a busy 2-core AVX2 machine, with SmolLM2's 49152 tokens, a call of 60 tokens under the JSON schema of
+two functions took 140 µs a token, the mask applied (300 at most), and 80 under the same as Lark; a schema compiles in
+3 ms. xgrammar 0.2.8 took 210 to 290 µs a token (1250 at most) in the same runs, and 2.7 s to compile the schema.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from halfbyte.errors import GenerationError, RequestError
+
+if TYPE_CHECKING:
+    from halfbyte.checkpoint.tokenizer import Tokenizer
+    from halfbyte.engine.sampling_params import SamplingParams
+
+KEPT = 64  # compiled constraints to keep
+
+
+class Constraint:
+    """One sequence's place in its grammar."""
+
+    def __init__(self, matcher: Any, vocabulary: int) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+
+    def allowed(self) -> torch.Tensor:
+        """Which tokens may come next: bool [V], at least one of them."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        self._check()
+        return torch.from_numpy(np.unpackbits(bits, count=self._vocabulary, bitorder="little").view(np.bool_))
+
+    def accept(self, token: int) -> None:
+        """Go on with a token that was allowed."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing but an end token can follow."""
+        return bool(self._matcher.is_stopped())
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GenerationError(f"the constraint cannot be followed: {_brief(self._matcher.get_error())}")
+
+
+class Constraints:
+    """Compiles constraints for one tokenizer, which it reads when the first is asked for."""
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int) -> None:
+        """vocabulary: the number of logits."""
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._vocabulary_trie: Any = None
+        self._compiled: OrderedDict[object, Any] = OrderedDict()
+
+    def start(self, params: SamplingParams) -> Constraint | None:
+        """A new sequence's constraint, None if it is free. Raises RequestError for what cannot be compiled."""
+        spec = params.constraint
+        return None if spec is None else Constraint(self._matcher(spec).deep_copy(), self._vocabulary)
+
+    def check(self, params: SamplingParams) -> None:
+        """Raise RequestError for what cannot be compiled."""
+        if params.constraint is not None:
+            self._matcher(params.constraint)
+
+    def _matcher(self, spec: tuple[str, str | tuple[str, ...]]) -> Any:
+        if spec not in self._compiled:
+            self._compiled[spec] = self._compile(spec)
+            if len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(spec)
+        return self._compiled[spec]
+
+    def _compile(self, spec: tuple[str, str | tuple[str, ...]]) -> Any:
+        from llguidance import LLMatcher  # noqa: PLC0415  only where it is used
+
+        if self._vocabulary_trie is None:
+            self._vocabulary_trie = self._read_tokenizer()
+        try:
+            matcher = LLMatcher(self._vocabulary_trie, _grammar(*spec), log_level=0)
+            problem = matcher.get_error()
+        except (ValueError, RuntimeError) as error:
+            problem = str(error)
+        if problem:
+            raise RequestError(f"{spec[0]} cannot be used to constrain an answer: {_brief(problem)}")
+        return matcher
+
+    def _read_tokenizer(self) -> Any:
+        from llguidance import LLTokenizer  # noqa: PLC0415  only where it is used
+
+        ends = sorted(self._tokenizer.eos_token_ids)
+        try:
+            return LLTokenizer(self._tokenizer.backend.to_str(), n_vocab=self._vocabulary, eos_token=ends or None)
+        except (ValueError, RuntimeError) as error:
+            raise RequestError(f"this tokenizer cannot be used to constrain answers: {_brief(str(error))}") from error
+
+
+def _grammar(kind: str, value: str | tuple[str, ...]) -> str:
+    """A constraint in llguidance's own form."""
+    from llguidance import LLMatcher, grammar_from  # noqa: PLC0415  only where it is used
+
+    if kind == "choice":
+        return str(
+            LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(v, ensure_ascii=False) for v in value))
+        )
+    assert isinstance(value, str)
+    if kind == "json_schema":
+        return str(LLMatcher.grammar_from_json_schema(value))
+    if kind == "regex":
+        return str(LLMatcher.grammar_from_regex(value))
+    return str(grammar_from("gbnf" if "::=" in value else "lark", value))
+
+
+def _brief(message: str) -> str:
+    """llguidance's messages show the state of its parser after their first lines."""
+    return " ".join(message.split())[:300]

@@ -1,0 +1,214 @@
+"""Constrained decoding: every answer keeps to its grammar, greedy and sampled, and wrong grammars are refused early."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pydantic
+import pytest
+import torch
+from tiny_repository import write_repository
+
+from halfbyte.engine.llm import LLM
+from halfbyte.engine.sampler import SamplerRow, sample
+from halfbyte.engine.sampling_params import SamplingParams
+from halfbyte.errors import PromptError, RequestError
+from halfbyte.prompts.functions import FunctionPrompt
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    torch.set_num_threads(1)
+    return LLM(write_repository(tmp_path_factory.mktemp("tiny") / "model"))
+
+
+def answers(llm, n=4, temperature=1.5, max_tokens=200, **constraint):
+    """Answers of a model with random weights: nothing but the constraint gives them form."""
+    greedy = SamplingParams(temperature=0, max_tokens=max_tokens, **constraint)
+    drawn = SamplingParams(temperature=temperature, n=n, seed=1, max_tokens=max_tokens, **constraint)
+    return [o for r in llm.generate(["a", "b"], [greedy, drawn]) for o in r.outputs]
+
+
+class Point(pydantic.BaseModel):
+    x: int = pydantic.Field(ge=0, le=9)
+    name: str = pydantic.Field(max_length=5)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"ok": {"type": "boolean"}},
+    "required": ["ok"],
+    "additionalProperties": False,
+}
+SCHEMA |= {"x-guidance": {"whitespace_flexible": False}}
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, json.dumps(SCHEMA)])
+def test_json_schema(llm, schema):
+    for output in answers(llm, json_schema=schema):
+        assert set(json.loads(output.text)) == {"ok"}
+        assert output.finish_reason == "stop"
+
+
+def test_a_pydantic_model(llm):
+    for output in answers(llm, json_schema=Point):
+        if output.finish_reason == "stop":
+            Point.model_validate_json(output.text)
+
+
+def test_regex(llm):
+    for output in answers(llm, regex="[ab]{3}-[0-9]{2}"):
+        assert re.fullmatch("[ab]{3}-[0-9]{2}", output.text)
+
+
+def test_choice(llm):
+    found = {output.text for output in answers(llm, n=40, temperature=5, choice=["yes", "no", 'say "ü"\n'])}
+    assert found <= {"yes", "no", 'say "ü"\n'}
+    assert len(found) > 1
+
+
+@pytest.mark.parametrize("grammar", ['start: ("ab" | "c")+ "!"', 'root ::= ("ab" | "c"){1,3} "!"'])
+def test_lark_and_gbnf(llm, grammar):
+    for output in answers(llm, grammar=grammar):
+        if output.finish_reason == "stop":
+            assert re.fullmatch("(ab|c)+!", output.text)
+
+
+def test_the_end_token_comes_only_where_the_grammar_allows_it(llm):
+    outputs = answers(llm, n=30, temperature=5, max_tokens=30, regex="(ab)*c?")
+    for output in outputs:
+        assert re.fullmatch("(ab)*(ab?|c)?" if output.finish_reason == "length" else "(ab)*c?", output.text)
+    assert {output.finish_reason for output in outputs} == {"stop", "length"} or len({o.text for o in outputs}) > 1
+
+
+def test_min_tokens_gives_way_to_the_grammar_where_it_must(llm):
+    (output,) = llm.generate("a", SamplingParams(temperature=0, min_tokens=10, max_tokens=20, choice=["yes"]))[
+        0
+    ].outputs
+    assert output.text == "yes"
+    (output,) = llm.generate("a", SamplingParams(temperature=0, min_tokens=6, max_tokens=20, regex="a*"))[0].outputs
+    assert len(output.token_ids) >= 6
+
+
+def test_it_streams(llm):
+    params = SamplingParams(temperature=0, choice=["hello there"], max_tokens=50)
+    steps = list(llm.stream("a", params))
+    assert "".join(step.text for step in steps) == "hello there"
+    assert steps[-1].finish_reason == "stop"
+
+
+def test_free_rows_beside_a_constrained_one_are_untouched():
+    class Only:
+        def allowed(self):
+            return torch.arange(8) == 3
+
+    rows = [SamplerRow(SamplingParams(temperature=0), 0, []) for _ in range(2)]
+    rows[1].constraint = Only()
+    rows[1].banned = (3,)
+    logits = torch.zeros(2, 8)
+    logits[:, 5] = 1
+    assert sample(logits, rows) == [5, 3]
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [{"regex": "("}, {"grammar": "start: missing"}, {"grammar": "root ::= missing"}, {"grammar": "no grammar"}, {"json_schema": {"type": "nothing"}}, {"json_schema": {"$ref": "#/nothing"}}],
+)  # fmt: skip
+def test_what_cannot_be_compiled_is_refused_before_anything_runs(llm, constraint):
+    with pytest.raises(RequestError, match=next(iter(constraint))):
+        llm.generate(["a", "a"], [SamplingParams(), SamplingParams(**constraint)])
+    with pytest.raises(RequestError):
+        llm.stream("a", SamplingParams(**constraint))
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [{"regex": "a", "choice": ["a"]}, {"choice": []}, {"choice": "abc"}, {"choice": ["a", 3]}, {"regex": 3}, {"grammar": b"x"}, {"json_schema": "{"}, {"json_schema": 3}, {"json_schema": {"a": {1}}}],
+)  # fmt: skip
+def test_parameters_are_checked(constraint):
+    with pytest.raises(RequestError):
+        SamplingParams(**constraint)
+
+
+def lights(room: str, level: int, on: bool = True, kind: str | None = None, extra: dict | None = None) -> None:
+    """Switch lights."""
+
+
+def place(at: dict[str, int], tags: list[str]) -> None:
+    """Nested."""
+
+
+FUNCTIONS = [
+    lights,
+    place,
+    {"name": "wait", "parameters": {}},
+    {
+        "name": "nested",
+        "parameters": {
+            "properties": {
+                "f": {"properties": {"word": {"type": "string"}, "n": {"enum": ["no", 3]}}, "required": ["word"]}
+            }
+        },
+    },
+]
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+@pytest.mark.parametrize("max_calls", [1, 3])
+def test_an_invalid_call_cannot_be_sampled(llm, form, max_calls):
+    prompt = FunctionPrompt(FUNCTIONS, form, max_calls=max_calls, max_string=6)
+    constraints = [{"grammar": prompt.grammar().lark()}, {"grammar": prompt.grammar().gbnf()}]
+    constraints += [{"json_schema": prompt.json_schema()}] * (form == "json")
+    whole = 0
+    for constraint in constraints:
+        for output in answers(llm, n=12, temperature=3, max_tokens=255, **constraint):
+            if output.finish_reason == "stop":
+                prompt.parse(output.text)
+                whole += 1
+    assert whole > 10
+
+
+@pytest.mark.parametrize(
+    ("function", "params"),
+    [
+        ("lights", {"room": 'é "q" \\', "level": -3}),
+        ("lights", {"room": "", "level": 0, "kind": None}),
+        ("lights", {"room": "a", "level": 3, "on": False, "extra": {}}),
+        ("place", {"at": {}, "tags": []}),
+        ("nested", {"f": {"word": "w", "n": "no"}}),
+        ("nested", {"f": {"word": "w", "n": 3}}),
+        ("nested", {"f": {"word": "w"}}),
+        ("nested", {}),
+        ("wait", {}),
+    ],
+)
+@pytest.mark.parametrize("many", [1, 2])
+def test_valid_calls_are_allowed(llm, function, params, many):
+    prompt = FunctionPrompt(FUNCTIONS, max_calls=2)
+    text = prompt.write([(function, params)] * many)
+    if many == 1:
+        text = "[\n" + "\n".join("  " + line for line in text.split("\n")) + "\n]"
+    for grammar in (prompt.grammar().lark(), prompt.grammar().gbnf()):
+        constraint = llm.engine.constraints.start(SamplingParams(grammar=grammar))
+        for token in llm.get_tokenizer().encode(text):
+            assert constraint.allowed()[token], text
+            constraint.accept(token)
+        assert constraint.allowed()[256]
+
+
+def test_none_can_be_forbidden(llm):
+    with_none, without = (FunctionPrompt([lights], allow_none=x) for x in (True, False))
+    text = with_none.write([])
+    assert with_none.parse(text) == ()
+    for prompt, fits in ((with_none, True), (without, False)):
+        matcher = llm.engine.constraints.start(SamplingParams(grammar=prompt.grammar().lark()))
+        seen = []
+        for token in llm.get_tokenizer().encode(text):
+            seen.append(bool(matcher.allowed()[token]))
+            if not seen[-1]:
+                break
+            matcher.accept(token)
+        assert all(seen) == fits
+    with pytest.raises(PromptError):
+        without.parse("nothing")
