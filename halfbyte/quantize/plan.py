@@ -14,6 +14,7 @@ from halfbyte.quantize.awq_search import SEARCH_ROWS
 if TYPE_CHECKING:
     from halfbyte.checkpoint.config import ModelConfig
 
+BESIDE_PRODUCTS = 2.2  # all the work over that in large products: rounding, attention, norms; as seen on two cores
 CANDIDATES = 24  # scales tried a linear, see awq_search
 
 
@@ -39,6 +40,7 @@ def make_plan(config: ModelConfig, group_size: int, samples: int, seq_len: int, 
     memory = 4 * (tokens * widths[0] + 6 * block + 3 * statistics + 8 * 4096 * widths[2]) + 6 * embedding
     flops = config.num_layers * (2 * tokens * block + 1.3 * tokens * statistics)
     flops += CANDIDATES * config.num_layers * 2 * SEARCH_ROWS * statistics
+    flops *= BESIDE_PRODUCTS
     disk = awq_size(config, group_size if group_size > 0 else config.hidden_size)
     return Plan(group_size, config.num_layers, memory, disk, flops / flops_per_second(), tuple(notes))
 
