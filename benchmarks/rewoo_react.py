@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from halfbyte.rewoo.completion import Model
 
 INSTRUCTION = f"""\
-Answer the question by turns of Thought, Action and Observation. A Thought says what is needed next. An Action is one of:
+Answer the question by turns of Thought, Action and Observation. A Thought says what is needed next.
+An Action is one of:
 Lookup[input]: {LOOKUP}
 Finish[answer]: Give the answer to the question.
 """
@@ -32,16 +33,16 @@ def shown(turns: list[tuple[str, str, str | None]]) -> str:
     )
 
 
-async def react(model: Model, question: str) -> tuple[str, int, int, int]:
-    """Answer, prompt tokens, completion tokens, turns."""
+async def react(model: Model, question: str) -> tuple[str, int, int]:
+    """The answer, and all tokens read and written for it."""
     examples = "\n\n".join(f"Question: {e['question']}\n{shown(e['turns'])}" for e in EXAMPLES)
     prompt = f"{INSTRUCTION}\n{examples}\n\nQuestion: {question}\n"
     read = written = 0
-    for turn in range(1, MOST_TURNS + 1):
+    for _ in range(MOST_TURNS):
         answer = await model.complete(prompt, max_tokens=96, grammar=GRAMMAR)
         read, written = read + answer.prompt_tokens, written + answer.completion_tokens
         action = re.search(r"Action: (Lookup|Finish)\[(.*?)\]", answer.text)
         if action is None or action[1] == "Finish":
-            return (action[2] if action else answer.text), read, written, turn
+            return (action[2] if action else answer.text), read, written
         prompt += f"{answer.text}\nObservation: {lookup(action[2])}\n"
-    return "", read, written, MOST_TURNS
+    return "", read, written

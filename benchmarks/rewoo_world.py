@@ -19,14 +19,14 @@ EXAMPLES: list[dict[str, Any]] = [
 Plan: Look up the company.
 :evidence0: = Lookup[Orrin Mills]
 Plan: Find its founder.
-:evidence1: = KnowledgeModel[:evidence0: Who founded Orrin Mills?]
+:evidence1: = KnowledgeModel[:evidence0: Who founded this company?]
 Plan: Look up the founder.
 :evidence2: = Lookup[:evidence1:]
 Plan: Find the town of birth.
 :evidence3: = KnowledgeModel[:evidence2: In which town was this person born?]
 Answer: :evidence3:""",
         "turns": [
-            ("I need the founder.", "Lookup[Orrin Mills]", "Orrin Mills grinds flour. It was founded in 1899 by Dora Orrin."),
+            ("I need the founder.", "Lookup[Orrin Mills]", "It was founded in 1899 by Dora Orrin."),
             ("I need Dora Orrin's town.", "Lookup[Dora Orrin]", "Dora Orrin was born in the town of Felsby."),
             ("The town is Felsby.", "Finish[Felsby]", None),
         ],
@@ -37,7 +37,7 @@ Answer: :evidence3:""",
 Plan: Look up the company.
 :evidence0: = Lookup[Blackwood Saddlery]
 Plan: Find its founder.
-:evidence1: = KnowledgeModel[:evidence0: Who founded Blackwood Saddlery?]
+:evidence1: = KnowledgeModel[:evidence0: Who founded this company?]
 Plan: Look up the founder.
 :evidence2: = Lookup[:evidence1:]
 Plan: Find the town of birth.
@@ -48,9 +48,9 @@ Plan: Find the river.
 :evidence5: = KnowledgeModel[:evidence4: Which river flows through this town?]
 Answer: :evidence5:""",
         "turns": [
-            ("I need the founder.", "Lookup[Blackwood Saddlery]", "Blackwood Saddlery was founded in 1920 by Piet Marsh."),
+            ("I need the founder.", "Lookup[Blackwood Saddlery]", "It was founded in 1920 by Piet Marsh."),
             ("I need Piet Marsh's town.", "Lookup[Piet Marsh]", "Piet Marsh was born in the town of Elmsund."),
-            ("I need the river in Elmsund.", "Lookup[Elmsund]", "Elmsund is a town. The river Varn flows through Elmsund."),
+            ("I need the river in Elmsund.", "Lookup[Elmsund]", "The river Varn flows through Elmsund."),
             ("The river is Varn.", "Finish[Varn]", None),
         ],
     },
@@ -62,11 +62,11 @@ Plan: Look up the first company.
 Plan: Look up the second company.
 :evidence1: = Lookup[Solway Kilns]
 Plan: Compare the years.
-:evidence2: = KnowledgeModel[:evidence0: :evidence1: Which was founded earlier, Amber Tannery or Solway Kilns?]
+:evidence2: = KnowledgeModel[:evidence0: :evidence1: Which of the two companies was founded earlier?]
 Answer: :evidence2:""",
         "turns": [
-            ("I need the first year.", "Lookup[Amber Tannery]", "Amber Tannery cures hides. It was founded in 1931 by Ada Kyle."),
-            ("I need the second year.", "Lookup[Solway Kilns]", "Solway Kilns fires bricks. It was founded in 1907 by Jon Reve."),
+            ("I need the first year.", "Lookup[Amber Tannery]", "It was founded in 1931 by Ada Kyle."),
+            ("I need the second year.", "Lookup[Solway Kilns]", "It was founded in 1907 by Jon Reve."),
             ("1907 is before 1931.", "Finish[Solway Kilns]", None),
         ],
     },
@@ -96,3 +96,15 @@ def correct(question: dict[str, str], answer: str) -> bool:
 def rewoo_question(question: str) -> str:
     """The question behind the examples, in the place where the planner's prompt has its question."""
     return "\n\nQuestion: ".join([*(f"{e['question']}\n{e['plan']}" for e in EXAMPLES), question])
+
+
+def skeleton_grammar() -> str:
+    """A grammar of the examples' plans with other names in them: a plan template for each kind of question.
+
+    A model that is too weak to lay out a plan still chooses the template and fills it in.
+    """
+    rules = []
+    for example in EXAMPLES:
+        pieces = re.split(r"(?<=Lookup\[)[A-Z][\w ]+(?=\])", example["plan"])
+        rules.append(" NAME ".join(json.dumps(piece) for piece in pieces))
+    return "start: " + " | ".join(rules) + "\nNAME: /[A-Z][A-Za-z ]{2,40}/\n"

@@ -29,7 +29,7 @@ PLAN = re.compile(r"(?:#{1,6}[ \t]+|\*\*)?Plan(?:[ \t]*#?[0-9]+)?[ \t]*:(?:\*\*)
 ANSWER = re.compile(r"(?:#{1,6}[ \t]+|\*\*)?(?:Final[ \t]+)?Answer[ \t]*:(?:\*\*)?[ \t]*", re.IGNORECASE)
 SOLVER = re.compile(r"(?:\*\*)?Solver[ \t]*(?::(?:\*\*)?|(?=\[))[ \t]*", re.IGNORECASE)
 QUESTION = re.compile(r"(?:Question|USER|Task)[ \t]*:", re.IGNORECASE)  # a model that talks on, to itself
-FENCE = re.compile(r"[ \t]*(?:```|~~~)")
+FENCES = ("```", "~~~")
 
 _REFERENCE = {
     "evidence": re.compile(r":evidence(?:\[(?P<b>[0-9]+)\]|(?P<n>[0-9]+))(?P<end>:|(?!\w))", re.IGNORECASE),
@@ -69,7 +69,9 @@ def find_references(
 
     What is odd about them goes to `notes`.
     """
-    found, places, pieces = [], Places(text, at), []
+    found: list[Reference] = []
+    pieces: list[str] = []
+    places = Places(text, at)
     length = end = 0  # of the proper text so far; of what was read
     for match in _REFERENCE[dialect].finditer(text):
         digits, where = match["n"] or match["b"], places.at(match.start())
@@ -83,7 +85,12 @@ def find_references(
         start = length + match.start() - end
         length, end = start + len(proper), match.end()
         found.append(Reference(int(digits), start, length, *where))
+    if "#" in text or text.lower().count("evidence") > (len(found) if dialect == "evidence" else 0):
+        _warn_of_near_misses(text, at, dialect, notes)
+    return "".join([*pieces, text[end:]]) if pieces else text, tuple(found)
+
+
+def _warn_of_near_misses(text: str, at: tuple[int, int], dialect: Dialect, notes: Notes) -> None:
     places = Places(text, at)
     for match in _NEARLY[dialect].finditer(text):
         notes.warn(places.at(match.start()), f"{match[0]!r:.40} is not a reference in this plan; it is left as it is")
-    return "".join([*pieces, text[end:]]), tuple(found)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from halfbyte.rewoo.plan import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from halfbyte.rewoo.plan import Reference, Step
@@ -29,9 +29,11 @@ def graph_problems(steps: Mapping[int, Step], broken: AbstractSet[int] = frozens
     ]
 
 
-def undefined(references: Iterable[Reference], known: AbstractSet[int], label: str, who: str) -> list[Problem]:
+def undefined(references: Sequence[Reference], known: AbstractSet[int], label: str, who: str) -> list[Problem]:
     """References to steps that are not there, each reported once; label: some evidence's, for the form."""
-    missing = {r.id: r for r in reversed(list(references)) if r.id not in known}
+    if all(reference.id in known for reference in references):
+        return []
+    missing = {r.id: r for r in reversed(references) if r.id not in known}
     name = re.sub("[0-9]+", "{}", label)
     return [
         Problem(r.line, r.column, f"{who} refers to {name.format(r.id)}, which no step makes") for r in missing.values()

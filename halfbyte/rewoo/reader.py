@@ -76,7 +76,7 @@ class PlanReader:
             self._read_continuation(line)
 
     def _read_fence(self, line: str) -> bool:
-        if not dialects.FENCE.match(line) or (self._state == "answer" and not self._fenced):
+        if not line.lstrip().startswith(dialects.FENCES) or (self._state == "answer" and not self._fenced):
             return False
         if self._state == "answer":
             self._state = "over"
@@ -282,5 +282,7 @@ class PlanReader:
 
 
 def _indent(line: str) -> int:
+    if line[:1].isalpha() or line.startswith((":", "#")):
+        return 0
     match = _INDENT.match(line)
     return match.end() if match else 0
