@@ -34,9 +34,16 @@ def smollm2_source() -> Source:
 
 @pytest.fixture(scope="session")
 def smollm2_awq(smollm2_source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model as a 4-bit AWQ repository, quantized once a session, on few samples to be quick."""
+    """The same model as a 4-bit AWQ repository, quantized once a session, on few samples: over a minute of one core."""
+    import torch
+
     from halfbyte.quantize import QuantizeOptions, quantize
 
     out = tmp_path_factory.mktemp("quantized") / "smollm2-awq"
-    quantize(smollm2_source, out, QuantizeOptions(samples=8, seq_len=256))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # where cores are shared, two threads wait for each other: minutes became many
+    try:
+        quantize(smollm2_source, out, QuantizeOptions(samples=8, seq_len=256))
+    finally:
+        torch.set_num_threads(threads)
     return out

@@ -66,7 +66,7 @@ def random_tensors(config: dict, awq: AwqConfig | None) -> dict[str, torch.Tenso
     for name, tensor in tensors.items():
         if "norm" in name:
             tensors[name] = 1 + tensor
-        elif name.endswith((".weight", ".bias")):
+        elif "_proj.weight" not in name:
             tensors[name] = tensor * 4
     for prefix, (n, k) in linear_shapes(model).items():
         if awq is not None and awq.converts(prefix):
