@@ -54,8 +54,8 @@ def read_calls(answer: str, functions: Mapping[str, Function], form: str) -> tup
 
 
 def _is_error(item: Node | PromptError, errors: list[PromptError]) -> bool:
-    if isinstance(item, PromptError):
-        errors.append(item)
+    if isinstance(item, PromptError) and not errors:
+        errors.append(item)  # the first is told; there may be as many as characters
     return isinstance(item, PromptError)
 
 

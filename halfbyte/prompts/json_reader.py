@@ -22,6 +22,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _BEGINNING = re.compile(r'\{(?=[ \t\r\n]*+["}])|\[(?=[ \t\r\n]*+\{)')
+_END = re.compile(r"[ \t\r\n]*+\Z")
 _WORDS = {"true": True, "false": False, "null": None}
 
 
@@ -94,8 +95,8 @@ class _Reader:
         return value
 
     def _error(self, due: str, at: int | None = None) -> PromptError:
-        place = len(self.text.text) if at is None and not self.text.text[self.at :].strip() else at
-        if place is None:
-            place = self.at
+        place = self.at if at is None else at
+        if _END.match(self.text.text, place):
+            place = len(self.text.text)
         ends = "the text ends" if place == len(self.text.text) else "not valid JSON"
         return self.text.error(f"{ends} where {due} is due", place)
