@@ -7,9 +7,10 @@ scraped through the guard), parallel steps, overhead, parsing, mutated plans.
 
 With MODEL, a repository that halfbyte runs: also plans against ReAct in a closed world (data/rewoo_world.json), with
 the same model, look-up and worked examples for both, and both constrained by a grammar. "plans" may be any that can be
-run; "plans from templates" are one of the worked examples with other names, which a weak model needs. ReAct's turns are
-free but for their form, and end after six. An answer is correct if it names the right thing and not its rival. Tokens
-are all that the model reads and writes for a question, the mean over questions.
+run; in "plans from templates" the layout is the worked example's of that kind of question and the model fills in the
+names, which is help that ReAct does not get. ReAct's turns are free but for their form; the sixth must finish. An
+answer is correct if it names the right thing and not its rival. Tokens are all that the model reads and writes for a
+question, the mean over questions.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from rewoo_react import react
-from rewoo_world import DATA, LOOKUP, WORLD, correct, lookup, rewoo_question, skeleton_grammar
+from rewoo_world import DATA, LOOKUP, WORLD, correct, lookup, rewoo_question, template_grammar
 
 from halfbyte.errors import HalfbyteError, PlanError, RunError
 from halfbyte.rewoo import Executor, Limits, parse_plan, plan_grammar, planner_prompt, tool, tools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from halfbyte.rewoo.completion import Completion, Model
 
@@ -199,15 +200,15 @@ async def plans_or_react(model: Model, questions: list[dict[str, str]], verbose:
     looking = tool(name="Lookup", description=LOOKUP)(_lookup)
     chosen = [looking, tools.knowledge_model(model, max_tokens=32)]
     methods = {
-        "react": functools.partial(react, model),
-        "plans": functools.partial(planned, model, chosen, plan_grammar(chosen, 6)),
-        "plans from templates": functools.partial(planned, model, chosen, skeleton_grammar()),
+        "react": lambda question: react(model, question["question"]),
+        "plans": functools.partial(planned, model, chosen, None),
+        "plans from templates": functools.partial(planned, model, chosen, template_grammar),
     }
     totals = {}
     for name, method in methods.items():
         rows = []
         for question in questions:
-            answer, read, written = await method(question["question"])
+            answer, read, written = await method(question)
             rows.append((correct(question, answer), read, written))
             if verbose:
                 show(method=name, question=question["question"], right=question["answer"], answer=answer, read=read)
@@ -225,9 +226,13 @@ async def _lookup(query: str) -> str:
     return lookup(query)
 
 
-async def planned(model: Model, chosen: list[Any], grammar: str, question: str) -> tuple[str, int, int]:
+async def planned(
+    model: Model, chosen: list[Any], template: Callable[[str], str] | None, question: dict[str, str]
+) -> tuple[str, int, int]:
     """The answer, and all tokens read and written for it, the plan's included; no answer if the plan fails."""
-    written = await model.complete(planner_prompt(chosen, rewoo_question(question)), max_tokens=400, grammar=grammar)
+    grammar = template(question["kind"]) if template else plan_grammar(chosen, 6)
+    prompt = planner_prompt(chosen, rewoo_question(question["question"]))
+    written = await model.complete(prompt, max_tokens=400, grammar=grammar)
     try:
         result = await Executor(chosen).run(parse_plan(written.text, chosen))
         answer, trace = result.answer, result.trace

@@ -23,7 +23,7 @@ tool: "Lookup" | "Finish"
 TEXT: /[^\\n\\[\\]]{1,120}/
 ARGUMENT: /[^\\n\\[\\]]{1,80}/
 """
-MOST_TURNS = 6
+MOST_TURNS = 6  # in the last, only Finish is allowed
 
 
 def shown(turns: list[tuple[str, str, str | None]]) -> str:
@@ -38,8 +38,9 @@ async def react(model: Model, question: str) -> tuple[str, int, int]:
     examples = "\n\n".join(f"Question: {e['question']}\n{shown(e['turns'])}" for e in EXAMPLES)
     prompt = f"{INSTRUCTION}\n{examples}\n\nQuestion: {question}\n"
     read = written = 0
-    for _ in range(MOST_TURNS):
-        answer = await model.complete(prompt, max_tokens=96, grammar=GRAMMAR)
+    for turn in range(1, MOST_TURNS + 1):
+        grammar = GRAMMAR if turn < MOST_TURNS else GRAMMAR.replace('"Lookup" | ', "")
+        answer = await model.complete(prompt, max_tokens=96, grammar=grammar)
         read, written = read + answer.prompt_tokens, written + answer.completion_tokens
         action = re.search(r"Action: (Lookup|Finish)\[(.*?)\]", answer.text)
         if action is None or action[1] == "Finish":

@@ -14,12 +14,13 @@ LOOKUP = "Find the document whose title fits the input best, and produce its tex
 # Worked examples of other companies, one for each kind of question, shown to both methods.
 EXAMPLES: list[dict[str, Any]] = [
     {
+        "kind": "birthplace",
         "question": "In which town was the founder of Orrin Mills born?",
         "plan": """\
 Plan: Look up the company.
 :evidence0: = Lookup[Orrin Mills]
 Plan: Find its founder.
-:evidence1: = KnowledgeModel[:evidence0: Who founded this company?]
+:evidence1: = KnowledgeModel[:evidence0: Who founded Orrin Mills?]
 Plan: Look up the founder.
 :evidence2: = Lookup[:evidence1:]
 Plan: Find the town of birth.
@@ -32,12 +33,13 @@ Answer: :evidence3:""",
         ],
     },
     {
+        "kind": "river",
         "question": "Which river flows through the town where the founder of Blackwood Saddlery was born?",
         "plan": """\
 Plan: Look up the company.
 :evidence0: = Lookup[Blackwood Saddlery]
 Plan: Find its founder.
-:evidence1: = KnowledgeModel[:evidence0: Who founded this company?]
+:evidence1: = KnowledgeModel[:evidence0: Who founded Blackwood Saddlery?]
 Plan: Look up the founder.
 :evidence2: = Lookup[:evidence1:]
 Plan: Find the town of birth.
@@ -55,6 +57,7 @@ Answer: :evidence5:""",
         ],
     },
     {
+        "kind": "earlier",
         "question": "Which was founded earlier, Amber Tannery or Solway Kilns?",
         "plan": """\
 Plan: Look up the first company.
@@ -98,13 +101,11 @@ def rewoo_question(question: str) -> str:
     return "\n\nQuestion: ".join([*(f"{e['question']}\n{e['plan']}" for e in EXAMPLES), question])
 
 
-def skeleton_grammar() -> str:
-    """A grammar of the examples' plans with other names in them: a plan template for each kind of question.
+def template_grammar(kind: str) -> str:
+    """A grammar of one example's plan with other names in it: a plan template for that kind of question.
 
-    A model that is too weak to lay out a plan still chooses the template and fills it in.
+    It is for a model that is too weak to lay out a plan: the layout is given, and the model fills in the names.
     """
-    rules = []
-    for example in EXAMPLES:
-        pieces = re.split(r"(?<=Lookup\[)[A-Z][\w ]+(?=\])", example["plan"])
-        rules.append(" NAME ".join(json.dumps(piece) for piece in pieces))
-    return "start: " + " | ".join(rules) + "\nNAME: /[A-Z][A-Za-z ]{2,40}/\n"
+    plan = next(example["plan"] for example in EXAMPLES if example["kind"] == kind)
+    pieces = re.split(r"(?<=Lookup\[)[A-Z][\w ]+(?=\])|(?<=Who founded )[\w ]+(?=\?)", plan)
+    return "start: " + " NAME ".join(json.dumps(piece) for piece in pieces) + "\nNAME: /[A-Z][A-Za-z ]{2,40}/\n"
