@@ -3,7 +3,8 @@
 The plain form of an answer, by rule:
 
 1. With fences: the blocks in the language of the longest one (a block without a language counts as any), in their
-   order, a blank line between them. A fence that is never closed runs to the end.
+   order, a blank line between them. A fence that is never closed runs to the end; but if it is the only one, without a
+   language and with code before it, it is taken for the end of that code, whose own fence was left out.
 2. Without: the text less those paragraphs at its beginning and end that are prose. A paragraph is prose if every line
    begins with a letter, holds four words or more (or ends with a colon), ends like a sentence, and has none of the
    characters that code lives on (code in single backticks aside).
@@ -42,7 +43,12 @@ def ask_plain(prompt: str) -> str:
 def plain_code(answer: str) -> PlainCode:
     """Reduce an answer to its code; see the rule above. Raises nothing for a string."""
     text = Text(answer)
-    fences = [fence for fence in find_fences(text) if fence.code.strip()]
+    found = find_fences(text)
+    if len(found) == 1 and not found[0].closed and not found[0].language:
+        before = _without_fences(Text(answer[: text.lines()[found[0].first_line].start]))
+        if before.found:
+            return before
+    fences = [fence for fence in found if fence.code.strip()]
     return _from_fences(fences) if fences else _without_fences(text)
 
 
