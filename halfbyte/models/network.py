@@ -94,10 +94,11 @@ def split_heads(
     """qkv [T, (H + 2 * Hkv) * d] -> rotated q [T, H, d], rotated k [T, Hkv, d], v [T, Hkv, d]."""
     heads, kv_heads = config.num_heads, config.num_kv_heads
     x = qkv.view(qkv.shape[0], heads + 2 * kv_heads, config.head_dim)
-    qk, v = x[:, : heads + kv_heads], x[:, heads + kv_heads :]
+    qk, v = x.split_with_sizes((heads + kv_heads, kv_heads), 1)
     if norms is not None:
         q_norm, k_norm = norms
-        q, k = qk[:, :heads], qk[:, heads:]
+        q, k = qk.split_with_sizes((heads, kv_heads), 1)
         qk = torch.cat((rms_norm(q, q_norm, config.rms_norm_eps), rms_norm(k, k_norm, config.rms_norm_eps)), 1)
-    qk = rotate(qk, cos, sin)  # q and k in one go: at one row the cost is the number of operations
-    return qk[:, :heads], qk[:, heads:], v
+    # q and k in one go: at one row the cost is the number of operations
+    q, k = rotate(qk, cos, sin).split_with_sizes((heads, kv_heads), 1)
+    return q, k, v
