@@ -4,9 +4,11 @@ import json
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.tokenizer import Tokenizer
+from halfbyte.cli.main import app
 from halfbyte.prompts.templates import TEMPLATES, render_chat
 from halfbyte.quantize.card import FRONT_MATTER
 
@@ -15,11 +17,9 @@ ASK = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture(scope="module")
 def airoboros(tiny, text, tmp_path_factory):
-    from conftest import call
-
     out = tmp_path_factory.mktemp("out") / "airoboros-AWQ"
     how = ("--calib", text, "--samples", 2, "--seq-len", 32, "--chat-template", "airoboros-m2.0")
-    result = call("quantize", tiny, out, *how)
+    result = CliRunner().invoke(app, [str(a) for a in ("quantize", tiny, out, *how)])
     assert result.exit_code == 0, result.stderr
     return out
 
