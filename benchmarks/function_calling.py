@@ -30,11 +30,12 @@ def main() -> None:
     parser.add_argument("--choices", type=int, default=4, help="functions in a prompt")
     parser.add_argument("--limit", type=int, help="requests to try")
     parser.add_argument("--form", choices=("json", "yaml"), default="json")
+    parser.add_argument("--ways", nargs="+", default=["free", "schema", "grammar"], help="free, schema (JSON), grammar")
     parser.add_argument("--free-tokens", type=int, default=160, help="most tokens of an answer without a grammar")
     options = parser.parse_args()
     cases = json.loads(DATA.read_text(encoding="utf-8"))
     llm = LLM(options.model)
-    for way in ("free", "schema", "grammar"):
+    for way in options.ways:
         if way != "schema" or options.form == "json":
             print(json.dumps(measure(llm, cases, way, options)), flush=True)
 

@@ -12,7 +12,7 @@ _SAYS = ("type", "anyOf", "oneOf", "allOf", "enum", "const", "properties", "item
 
 
 def bounded(schema: Schema, longest: int) -> Schema:
-    """The schema with an end to texts (`longest` characters), whole numbers and lists.
+    """The schema with an end to texts (`longest` characters), numbers and lists.
 
     Objects take what is declared; where nothing is, one pair at most, since no grammar can keep two keys from being the
     same. What a schema leaves open becomes a simple value or a list of them.
@@ -35,9 +35,11 @@ def bounded(schema: Schema, longest: int) -> Schema:
         out.setdefault("maxItems", max(MOST_ITEMS, out.get("minItems", 0)))
     if "string" in kinds and not any(key in out for key in ("enum", "const", "format", "pattern")):
         out["maxLength"] = min(longest, out.get("maxLength", longest))
-    if "integer" in kinds and not any(key in out for key in ("enum", "const", "multipleOf")):
+    if ("integer" in kinds or "number" in kinds) and "enum" not in out and "const" not in out:
         out.setdefault("maximum", LARGEST)
         out.setdefault("minimum", -LARGEST)
+        if "number" in kinds:
+            out.setdefault("multipleOf", 1e-6)  # six digits after the point
     return out
 
 
@@ -51,5 +53,5 @@ def _object(schema: Schema, longest: int) -> Schema:
 
 def _anything(longest: int) -> Schema:
     text = {"type": "string", "maxLength": longest}
-    simple: list[Schema] = [text, *({"type": kind} for kind in ("number", "boolean", "null"))]
+    simple: list[Schema] = [text, bounded({"type": "number"}, longest), {"type": "boolean"}, {"type": "null"}]
     return {"anyOf": [*simple, {"type": "array", "items": {"anyOf": simple}, "maxItems": MOST_ITEMS}]}

@@ -169,6 +169,19 @@ def test_an_invalid_call_cannot_be_sampled(llm, form, max_calls):
     assert whole > 10
 
 
+def sized(a: float, b: int, c: dict[str, float]) -> None:
+    """Numbers."""
+
+
+def test_every_call_ends(llm):
+    """Numbers have no length of their own: without bounds, digits may go on for ever."""
+    prompt = FunctionPrompt([sized], max_string=6)
+    for constraint in ({"json_schema": prompt.json_schema()}, {"grammar": prompt.grammar().lark()}):
+        for output in answers(llm, n=30, temperature=0.7, max_tokens=250, **constraint):
+            assert output.finish_reason == "stop"
+            prompt.parse(output.text)
+
+
 @pytest.mark.parametrize(
     ("function", "params"),
     [
