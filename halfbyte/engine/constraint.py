@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from halfbyte.engine.sampling_params import SamplingParams
 
 KEPT = 64  # compiled constraints to keep
+# Between the parts of a JSON answer: nothing, one space, or a new line and its indent. Without an end to it a model
+# may go on with white space until its tokens run out.
+JSON_SPACE = r"( |\n[ \t]{0,24})?"
 
 
 class Constraint:
@@ -117,7 +120,7 @@ def _grammar(kind: str, value: str | tuple[str, ...]) -> str:
         )
     assert isinstance(value, str)
     if kind == "json_schema":
-        return str(LLMatcher.grammar_from_json_schema(value))
+        return str(LLMatcher.grammar_from_json_schema(value, defaults={"whitespace_pattern": JSON_SPACE}))
     if kind == "regex":
         return str(LLMatcher.grammar_from_regex(value))
     return str(grammar_from("gbnf" if "::=" in value else "lark", value))

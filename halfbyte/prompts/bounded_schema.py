@@ -8,6 +8,7 @@ Schema = dict[str, Any]
 
 MOST_ITEMS = 16  # of a list whose schema does not say
 LARGEST = 10**15
+LONGEST_KEY = 40  # of an object whose keys nobody declares
 _SAYS = ("type", "anyOf", "oneOf", "allOf", "enum", "const", "properties", "items")
 
 
@@ -48,7 +49,9 @@ def _object(schema: Schema, longest: int) -> Schema:
         properties = {name: bounded(part, longest) for name, part in schema.get("properties", {}).items()}
         return {"properties": properties, "additionalProperties": False}
     others = schema.get("additionalProperties", True)
-    return {"additionalProperties": bounded(others if isinstance(others, dict) else {}, longest), "maxProperties": 1}
+    value = bounded(others if isinstance(others, dict) else {}, longest)
+    key = "^[^\\x00-\\x1f]{0,%d}$" % min(LONGEST_KEY, longest)
+    return {"patternProperties": {key: value}, "additionalProperties": False, "maxProperties": 1}
 
 
 def _anything(longest: int) -> Schema:

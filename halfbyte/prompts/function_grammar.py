@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from halfbyte.errors import PromptError
+from halfbyte.prompts.bounded_schema import LONGEST_KEY, MOST_ITEMS
 from halfbyte.prompts.function_yaml import scalar
 from halfbyte.prompts.grammar import Alternative, Grammar, Rule, Symbol, Text
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from halfbyte.prompts.function import Function
 
 Schema = dict[str, Any]
-MOST_ITEMS = 16  # of a list or a free object, where the schema does not say
 DEEPEST_FREE = 2  # levels of values that no schema describes
 
 
@@ -162,4 +162,4 @@ class _Builder:
 
     def _open_object(self, value: Symbol) -> Rule:
         """An object whose keys nobody declares: none or one, since no grammar can keep two from being the same."""
-        return self.grammar.add([["{}"], ["{", Text(0, min(40, self.max_string)), ": ", value, "}"]])
+        return self.grammar.add([["{}"], ["{", Text(0, min(LONGEST_KEY, self.max_string)), ": ", value, "}"]])
