@@ -50,7 +50,7 @@ def _object(schema: Schema, longest: int) -> Schema:
         return {"properties": properties, "additionalProperties": False}
     others = schema.get("additionalProperties", True)
     value = bounded(others if isinstance(others, dict) else {}, longest)
-    key = "^[^\\x00-\\x1f]{0,%d}$" % min(LONGEST_KEY, longest)
+    key = rf"^[^\x00-\x1f]{{0,{min(LONGEST_KEY, longest)}}}$"
     return {"patternProperties": {key: value}, "additionalProperties": False, "maxProperties": 1}
 
 
