@@ -44,16 +44,71 @@ class Span:
     qkv: LinearWeight | None  # [(H + 2 * Hkv) * d, D]
 
 
-# attended [T, H * d] (None for the first span), residual [T, D] -> qkv or the normed hidden state [T, N], residual
-SpanKernel = Callable[[torch.Tensor | None, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+@dataclass(slots=True)
+class PagedBatch:
+    """Where the T new tokens of a pass lie, and what each may see: S sequences, one behind the other.
+
+    Sequence s owns rows query_start[s] to query_start[s + 1]; they are its newest tokens, so that the last of them is
+    its token context_lens[s] - 1. Token i of it lies in block block_tables[s, i // block_size], at i % block_size.
+    What a table holds behind the sequence's last block, and a cache outside of its tokens, may be anything, NaN
+    included: it must not be read, not even to be multiplied by 0.
+    """
+
+    slot_mapping: torch.Tensor  # int64 [T]: block * block_size + place, where each new token's key and value go
+    block_tables: torch.Tensor  # int32 [S, most blocks of a sequence]
+    query_start: torch.Tensor  # int32 [S + 1]
+    context_lens: torch.Tensor  # int32 [S], counting the new tokens
+    max_query: int  # the most new tokens of a sequence, and
+    max_context: int  # the longest context: known without asking the device
+
+
+# Adds what adapters do to y [T, N], the output of the linear `name` ("qkv", "o", "gate_up" or "down") for x [T, K]
+Adapt = Callable[[str, torch.Tensor, torch.Tensor], None]
 LinearKernel = Callable[[torch.Tensor], torch.Tensor]  # [T, K] -> [T, N]
 
 
+class SpanKernel(Protocol):
+    """A prepared span."""
+
+    def __call__(
+        self, attended: torch.Tensor | None, residual: torch.Tensor, adapt: Adapt | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attended [T, H * d] (None for the first span), residual [T, D] -> [T, N] and the new residual.
+
+        The first result is q, k and v, or after the last span the normed hidden state. With `adapt`, each linear's
+        output goes through it at once, before anything else is done with it.
+        """
+
+
 class Kernels(Protocol):
-    """One machine's way of computing. Preparing (repacking weights) is done once; what is returned is then called."""
+    """One machine's way of computing. Preparing (repacking weights) is done once; what is returned is then called.
+
+    A row's results must not depend, not in one bit, on how many rows the call has, nor on which row it is: that is
+    what makes an answer the same alone and in any batch.
+    """
 
     def span(self, span: Span) -> SpanKernel:
         """Prepare a span. What it returns may be overwritten by the next call of the same span."""
+
+    def attention(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        batch: PagedBatch,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Store k and v, then attend over all that each sequence has. Returns [T, H * d], which is not overwritten.
+
+        q: [T, H, d]; k, v: [T, Hkv, d], any strides. k_cache, v_cache: [blocks, Hkv, block size, d], as `kv_cache` made
+        them. See reference.paged_attention.
+        """
+
+    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int) -> torch.Tensor:
+        """One layer's keys, or values: [blocks, heads, block size, width] in the dtype and on the device it wants."""
 
     def linear(self, weight: LinearWeight) -> LinearKernel:
         """Prepare one linear by itself. What it returns may be overwritten by its next call."""

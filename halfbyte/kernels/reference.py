@@ -9,15 +9,32 @@ import torch
 import torch.nn.functional as F
 
 from halfbyte.checkpoint.int4 import Int4Weight
-from halfbyte.kernels.interface import AfterAttention, LinearKernel, LinearWeight, Span, SpanKernel
+from halfbyte.kernels.interface import Adapt, AfterAttention, LinearKernel, LinearWeight, PagedBatch, Span, SpanKernel
 
+ROWS_FOR_EQUAL_ROUNDING = 4  # for each thread, see `linear_by_row`
+Product = Callable[[torch.Tensor, LinearWeight, str], torch.Tensor]  # a linear of that name
 Observe = Callable[[str, torch.Tensor], None]  # called with a linear's name and its input, for calibration
 
 
-def linear(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
+def linear(x: torch.Tensor, w: LinearWeight, name: str = "") -> torch.Tensor:
     """[T, K] -> [T, N]."""
     weight = w.weight.dequantize(x.dtype) if isinstance(w.weight, Int4Weight) else w.weight
     return F.linear(x, weight, w.bias)
+
+
+def linear_by_row(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
+    """`linear`, whose rows do not depend on how many there are, to the last bit.
+
+    MKL takes other ways for 1, 2 and 3 rows, and shares rows out to threads. With multiples of 4 rows a thread a row
+    came out the same for every number of rows and at every place among them (1 and 2 threads, AVX2;
+    tests/kernels/test_equal_rows.py). So rows are filled up with zeros, which at SmolLM2's shapes on two threads made a
+    product of one row 1.2 to 1.7 times as long.
+    """
+    rows = x.shape[0]
+    missing = -rows % (ROWS_FOR_EQUAL_ROUNDING * torch.get_num_threads())
+    if missing == 0 or x.device.type != "cpu":
+        return linear(x, w)
+    return linear(F.pad(x, (0, 0, 0, missing)), w)[:rows]
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -26,26 +43,45 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def after_attention(
-    p: AfterAttention, attended: torch.Tensor, residual: torch.Tensor, eps: float, observe: Observe | None = None
+    p: AfterAttention,
+    attended: torch.Tensor,
+    residual: torch.Tensor,
+    eps: float,
+    observe: Observe | None = None,
+    product: Product = linear,
 ) -> torch.Tensor:
     """The residual stream [T, D] after a block's output projection and SwiGLU MLP (arXiv:2002.05202)."""
-    residual = residual + linear(attended, p.o)
+    residual = residual + product(attended, p.o, "o")
     x = rms_norm(residual, p.norm, eps)
-    gate, up = linear(x, p.gate_up).chunk(2, -1)
+    gate, up = product(x, p.gate_up, "gate_up").chunk(2, -1)
     activated = F.silu(gate) * up
     if observe:
         for name, value in (("o", attended), ("gate_up", x), ("down", activated)):
             observe(name, value)
-    return residual + linear(activated, p.down)
+    return residual + product(activated, p.down, "down")
 
 
-def span(p: Span, attended: torch.Tensor | None, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def span(
+    p: Span, attended: torch.Tensor | None, residual: torch.Tensor, product: Product = linear
+) -> tuple[torch.Tensor, torch.Tensor]:
     """See `interface.Span`."""
     if p.after is not None:
         assert attended is not None
-        residual = after_attention(p.after, attended, residual, p.eps)
+        residual = after_attention(p.after, attended, residual, p.eps, product=product)
     x = rms_norm(residual, p.norm, p.eps)
-    return (x if p.qkv is None else linear(x, p.qkv)), residual
+    return (x if p.qkv is None else product(x, p.qkv, "qkv")), residual
+
+
+def adapted(adapt: Adapt | None) -> Product:
+    """The product of a row-independent linear, with what `adapt` adds."""
+
+    def product(x: torch.Tensor, w: LinearWeight, name: str) -> torch.Tensor:
+        y = linear_by_row(x, w)
+        if adapt is not None:
+            adapt(name, x, y)
+        return y
+
+    return product
 
 
 def attention(
@@ -63,6 +99,53 @@ def attention(
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(-3, -2)
     mask = causal_mask(q.shape[-2], start, window, q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).transpose(-3, -2)
+
+
+def paged_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: PagedBatch,
+    scale: float,
+    window: int | None = None,
+) -> torch.Tensor:
+    """Attention of each sequence's newest tokens over its cached ones (PagedAttention, arXiv:2309.06180).
+
+    q: [T, H, d]; k, v: [T, Hkv, d]; k_cache, v_cache: [blocks, Hkv, block size, d] -> [T, H * d].
+    The new keys and values are stored first. Each token is then computed by itself, with shapes that follow from its
+    place in its sequence alone: so it comes out the same however the sequence was cut into passes.
+    """
+    size = k_cache.shape[2]
+    block, place = batch.slot_mapping // size, batch.slot_mapping % size
+    k_cache[block, :, place] = k.to(k_cache.dtype)
+    v_cache[block, :, place] = v.to(v_cache.dtype)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    starts, contexts = batch.query_start.tolist(), batch.context_lens.tolist()
+    for s, context in enumerate(contexts):
+        first, end = starts[s], starts[s + 1]
+        table = batch.block_tables[s, : -(-context // size)].long()
+        keys, values = (_in_order(cache[table]).to(q.dtype) for cache in (k_cache, v_cache))
+        for row in range(first, end):
+            seen = context - (end - 1 - row)
+            part = slice(0 if window is None else max(0, seen - window), seen)
+            out[row] = attend_one(q[row], keys[:, part], values[:, part], scale)
+    return out.flatten(1)
+
+
+def attend_one(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
+    """One token's q [H, d] over keys and values [Hkv, S, d], all of which it sees -> [H, d].
+
+    The query heads that share a key-value head go as if they were so many tokens, which reads the keys once.
+    """
+    grouped = q.reshape(1, keys.shape[0], -1, q.shape[-1])
+    return F.scaled_dot_product_attention(grouped, keys[None], values[None], scale=scale).view_as(q)
+
+
+def _in_order(blocks: torch.Tensor) -> torch.Tensor:
+    """[blocks, Hkv, block size, d] -> [Hkv, tokens, d]."""
+    return blocks.transpose(0, 1).flatten(1, 2)
 
 
 def causal_mask(new: int, start: int, window: int | None, device: torch.device) -> torch.Tensor:
@@ -85,17 +168,35 @@ class ReferenceKernels:
             self._float(p.after.o), p.after.norm.to(self.dtype), self._float(p.after.gate_up), self._float(p.after.down)
         )
         ready = Span(p.eps, after, p.norm.to(self.dtype), p.qkv and self._float(p.qkv))
-        return lambda attended, residual: span(ready, attended, residual)
+        return lambda attended, residual, adapt=None: span(ready, attended, residual, adapted(adapt))
+
+    def attention(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        batch: PagedBatch,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """See paged_attention."""
+        return paged_attention(q, k, v, k_cache, v_cache, batch, scale, window)
+
+    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int) -> torch.Tensor:
+        """In the dtype of the weights. Not zeroed: memory that is never used is then never taken."""
+        return torch.empty(blocks, heads, block_size, width, dtype=self.dtype)
 
     def linear(self, weight: LinearWeight) -> LinearKernel:
         """Prepare one linear by itself."""
         ready = self._float(weight)
-        return lambda x: linear(x, ready)
+        return lambda x: linear_by_row(x, ready)
 
     def head(self, weight: torch.Tensor) -> LinearKernel:
         """Prepare the output embedding."""
-        ready = weight.to(self.dtype)
-        return lambda x: F.linear(x, ready).float()
+        ready = LinearWeight(weight.to(self.dtype))
+        return lambda x: linear_by_row(x, ready).float()
 
     def threads(self, rows: int) -> contextlib.nullcontext[None]:
         """All of torch's threads, always."""

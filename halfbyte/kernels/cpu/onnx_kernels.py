@@ -16,8 +16,17 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from halfbyte.checkpoint.int4 import Int4Weight, rows_of
-from halfbyte.kernels.interface import AfterAttention, LinearKernel, LinearWeight, Span, SpanKernel
-from halfbyte.kernels.reference import ReferenceKernels
+from halfbyte.kernels import reference
+from halfbyte.kernels.interface import (
+    Adapt,
+    AfterAttention,
+    LinearKernel,
+    LinearWeight,
+    PagedBatch,
+    Span,
+    SpanKernel,
+)
+from halfbyte.kernels.reference import ROWS_FOR_EQUAL_ROUNDING, ReferenceKernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +39,10 @@ ROWS_FOR_ONE_THREAD = 16
 
 class OnnxKernels:
     """4-bit linears stay 4-bit; the head runs in 8 bits (the file keeps it as it was); what is float stays float."""
+
+    def __init__(self, *, adaptable: bool = False) -> None:
+        """adaptable: spans can be called with `adapt`; they are then not fused."""
+        self.adaptable = adaptable
 
     @contextlib.contextmanager
     def threads(self, rows: int) -> Iterator[None]:
@@ -46,6 +59,8 @@ class OnnxKernels:
 
     def span(self, p: Span) -> SpanKernel:
         """Prepare a span."""
+        if self.adaptable:
+            return self._span_in_parts(p)
         graph, hidden = Graph(), p.norm.shape[0]
         residual = graph.input("residual", hidden)
         if p.after is None:
@@ -56,15 +71,59 @@ class OnnxKernels:
         out, width = (x, hidden) if p.qkv is None else (graph.linear(x, p.qkv), _outputs(p.qkv))
         if p.after is None:
             first = graph.build({out: width})
-            return lambda _, residual: (first(residual)[0], residual)
+            return lambda _, residual, adapt=None: (first(residual)[0], residual)
         run = graph.build({out: width, residual: hidden})
 
-        def middle(attended: torch.Tensor | None, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def middle(
+            attended: torch.Tensor | None, residual: torch.Tensor, adapt: Adapt | None = None
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             assert attended is not None
+            assert adapt is None, "adapters need adaptable=True"
             x, total = run(residual, attended)
             return x, total
 
         return middle
+
+    def _span_in_parts(self, p: Span) -> SpanKernel:
+        """A graph for each product, and torch between them."""
+        weights = {"qkv": p.qkv} | (
+            {"o": p.after.o, "gate_up": p.after.gate_up, "down": p.after.down} if p.after else {}
+        )
+        kernels = {name: self.linear(weight) for name, weight in weights.items() if weight is not None}
+        nothing = LinearWeight(torch.empty(0))  # the graphs own the weights
+        after = p.after and AfterAttention(nothing, p.after.norm.float(), nothing, nothing)
+        parts = Span(p.eps, after, p.norm.float(), p.qkv and nothing)
+
+        def run(
+            attended: torch.Tensor | None, residual: torch.Tensor, adapt: Adapt | None = None
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            def product(x: torch.Tensor, _: LinearWeight, name: str) -> torch.Tensor:
+                y = kernels[name](x)
+                if adapt is not None:
+                    adapt(name, x, y)
+                return y
+
+            return reference.span(parts, attended, residual, product)
+
+        return run
+
+    def attention(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        batch: PagedBatch,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """See reference.paged_attention."""
+        return reference.paged_attention(q, k, v, k_cache, v_cache, batch, scale, window)
+
+    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int) -> torch.Tensor:
+        """Float32."""
+        return torch.empty(blocks, heads, block_size, width)
 
     def linear(self, weight: LinearWeight) -> LinearKernel:
         """Prepare one linear by itself."""
@@ -90,6 +149,7 @@ class Graph:
         self.nodes: list[Any] = []
         self.inputs: dict[str, int] = {}
         self.weights: list[Any] = []
+        self.fewest_rows = 1
 
     def input(self, name: str, width: int) -> str:
         """Declare an input of the graph; calls pass them in the order of declaration."""
@@ -143,6 +203,7 @@ class Graph:
         else:
             weight = w.weight.dequantize() if isinstance(w.weight, Int4Weight) else w.weight
             y = self.node("MatMul", [x, self.vector(weight.T)])[0]
+            self.fewest_rows = ROWS_FOR_EQUAL_ROUNDING * torch.get_num_threads()
         return y if w.bias is None else self.node("Add", [y, self.vector(w.bias)])[0]
 
     def _matmul_nbits(self, x: str, weight: Int4Weight, block: int) -> str:
@@ -178,31 +239,33 @@ class Graph:
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
         session = ort.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
-        return Run(session, self.inputs, outputs)
+        return Run(session, self.inputs, outputs, self.fewest_rows)
 
 
 class Run:
     """A compiled graph. For one row, the decoding case, its buffers are bound once, which takes a third off a call.
 
-    What a one-row call returns is overwritten by the next call of the same graph.
+    What a call of so few rows returns is overwritten by the next call of the same graph.
     """
 
-    def __init__(self, session: Any, inputs: dict[str, int], outputs: dict[str, int]) -> None:
+    def __init__(self, session: Any, inputs: dict[str, int], outputs: dict[str, int], fewest_rows: int) -> None:
+        """fewest_rows: calls of fewer are filled up, see reference.linear_by_row."""
         self.session = session
         self.inputs = inputs
         self.outputs = outputs
-        self.row_inputs = [torch.empty(1, width) for width in inputs.values()]
-        self.row_outputs = [torch.empty(1, width) for width in outputs.values()]
+        self.fewest_rows = fewest_rows
+        self.row_inputs = [torch.zeros(fewest_rows, width) for width in inputs.values()]
+        self.row_outputs = [torch.empty(fewest_rows, width) for width in outputs.values()]
         self.row_binding = self._bind(self.row_inputs, self.row_outputs)
 
     def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         """float32 [T, K] for each input -> float32 [T, N] for each output."""
         rows = tensors[0].shape[0]
-        if rows == 1:
+        if rows <= self.fewest_rows:
             for buffer, x in zip(self.row_inputs, tensors, strict=True):
-                buffer.copy_(x)
+                (buffer if rows == self.fewest_rows else buffer[:rows]).copy_(x)
             self.session.run_with_iobinding(self.row_binding)
-            return self.row_outputs
+            return [y[:rows] for y in self.row_outputs] if self.fewest_rows > 1 else self.row_outputs
         held = [x.contiguous() for x in tensors]  # a binding knows addresses only: the tensors must outlive the run
         results = [torch.empty(rows, width) for width in self.outputs.values()]
         self.session.run_with_iobinding(self._bind(held, results))
@@ -218,8 +281,12 @@ class Run:
 
 
 def nbits_block(weight: Int4Weight) -> int | None:
-    """The block that MatMulNBits can work in: a power of two from 16 to 256 that divides the group, or None."""
-    return next((b for b in (256, 128, 64, 32, 16) if weight.group_size % b == 0), None)
+    """The block that MatMulNBits works in: 32 or 16, whichever divides the group, or None.
+
+    It could work in blocks of up to 256, but from 64 on rounds an odd last row otherwise than two rows at once. With
+    groups of 64 that takes half as long again at one row, and nothing that could be measured with groups of 32.
+    """
+    return next((b for b in (32, 16) if weight.group_size % b == 0), None)
 
 
 def pack_pairs(values: torch.Tensor) -> torch.Tensor:
