@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-from halfbyte.checkpoint.int4 import Int4Weight
+from halfbyte.checkpoint.int4 import Int4Weight, IntWeight
 from halfbyte.errors import CheckpointError
 
 NIBBLE_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -37,7 +37,7 @@ def unpack_columns(words: torch.Tensor) -> torch.Tensor:
     return nibbles[..., list(_COLUMN_NIBBLES)].reshape(rows, -1)
 
 
-def pack_gemm(weight: Int4Weight) -> dict[str, torch.Tensor]:
+def pack_gemm(weight: IntWeight) -> dict[str, torch.Tensor]:
     """The three tensors of the container, by the suffix of their name."""
     return {
         "qweight": pack_columns(weight.q.T.contiguous()),

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from halfbyte.checkpoint.awq import unpack_gemm
 from halfbyte.checkpoint.config import ModelConfig
-from halfbyte.checkpoint.expected import Shape, expected_tensors, layer_of
-from halfbyte.checkpoint.quant_config import AwqConfig, read_quant_config
+from halfbyte.checkpoint.containers import read_container
+from halfbyte.checkpoint.expected import expected_tensors, layer_of, linear_shapes
+from halfbyte.checkpoint.int4 import kernel_form
+from halfbyte.checkpoint.quant_config import AwqConfig
 from halfbyte.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from halfbyte.checkpoint.int4 import Int4Weight
+    from halfbyte.checkpoint.container import Container, Shape
+    from halfbyte.checkpoint.int4 import Int4Weight, IntWeight
     from halfbyte.checkpoint.source import Source, TensorInfo
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-PACKED = (".qweight", ".qzeros")
 _MOST_LISTED = 10
 
 
@@ -39,15 +40,22 @@ class Checkpoint:
     """A model's weights, as its network asks for them.
 
     Opening it reads headers only and raises ConfigError or CheckpointError if tensors are missing, too many, of the
-    wrong shape or of the wrong type. `awq` is None for an unquantized model.
+    wrong shape or of the wrong type. `container` says how quantized linears are stored; None: nothing is quantized.
     """
 
     def __init__(self, source: Source):
         self.source = source
         self.config: ModelConfig = ModelConfig.from_dict(source.config, source.spec)
-        self.awq: AwqConfig | None = read_quant_config(source)
-        self.expected: dict[str, Shape] = expected_tensors(self.config, self.awq)
-        _check_headers(source, self._infos, self.expected, self.config.tie_word_embeddings)
+        self.container: Container | None = read_container(source)
+        self.linears: dict[str, Shape] = linear_shapes(self.config)
+        self.expected: dict[str, Shape] = self._expected()
+        self.integers = self._integers()
+        _check_headers(source, self._infos, self.expected, self.integers, self.config.tie_word_embeddings)
+
+    @property
+    def awq(self) -> AwqConfig | None:
+        """AWQ's settings, if that is the container."""
+        return self.container if isinstance(self.container, AwqConfig) else None
 
     def tensor(self, name: str) -> torch.Tensor:
         """One float tensor in its stored type. Raises CheckpointError, naming layer and file, unless all is finite."""
@@ -56,12 +64,31 @@ class Checkpoint:
         return tensor
 
     def linear(self, prefix: str) -> Int4Weight | torch.Tensor:
-        """The weight of a linear, [N, K]: 4-bit if the checkpoint stores it so, else float."""
-        if f"{prefix}.qweight" not in self.expected:
+        """The weight of a linear, [N, K]: as kernels take it if it is stored in 4 bits or fewer, else float.
+
+        A weight whose groups do not follow one another becomes float too; `stored` gives it as it is.
+        """
+        weight = self.stored(prefix)
+        if isinstance(weight, torch.Tensor):
+            return weight
+        form = kernel_form(weight)
+        return weight.dequantize() if form is None or form[1] is not None else form[0]
+
+    def stored(self, prefix: str) -> IntWeight | torch.Tensor:
+        """The weight of a linear, [N, K], as its container stores it, or float if it is not quantized."""
+        if self.container is None or not self.container.converts(prefix):
             return self.tensor(f"{prefix}.weight")
-        scales = self.tensor(f"{prefix}.scales").to(torch.float16)
-        _check_finite(scales, f"{prefix}.scales", self.source)
-        return unpack_gemm(self._read(f"{prefix}.qweight"), self._read(f"{prefix}.qzeros"), scales)
+        n, k = self.linears[prefix]
+        names = {suffix: f"{prefix}.{suffix}" for suffix in self.container.shapes(prefix, n, k)}
+        tensors = {
+            suffix: self._read(name) if name in self.integers else self.tensor(name)
+            for suffix, name in names.items()
+            if name in self.expected
+        }
+        try:
+            return self.container.unpack(prefix, tensors, n, k)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.source.origin(next(iter(names.values())))}: {error}") from None
 
     def bias(self, prefix: str) -> torch.Tensor | None:
         """The bias of a linear, [N], if it has one."""
@@ -72,10 +99,29 @@ class Checkpoint:
         """Read every tensor and check its shape, type and finiteness. Raises CheckpointError at the first fault."""
         total, done = sum(self._infos[name].nbytes for name in self.expected), 0
         for name in self.expected:
-            self._read(name) if name.endswith(PACKED) else self.tensor(name)
+            self._read(name) if name in self.integers else self.tensor(name)
             nbytes = self._infos[name].nbytes
             done += nbytes
             yield Verified(name, nbytes, done, total)
+
+    def _expected(self) -> dict[str, Shape]:
+        """What must be there, and what may be and is."""
+        expected = expected_tensors(self.config, self.container)
+        optional = frozenset() if self.container is None else self.container.optional
+        absent = [
+            name
+            for name in expected
+            if name not in self._infos
+            and name.rpartition(".")[2] in optional
+            and name.rpartition(".")[0] in self.linears
+        ]
+        return {name: shape for name, shape in expected.items() if name not in absent}
+
+    def _integers(self) -> dict[str, tuple[torch.dtype, ...]]:
+        """The tensors that are not float, by name: the types that they may have."""
+        types = {} if self.container is None else self.container.integers
+        suffixes = {name: name.rpartition(".")[2] for name in self.expected}
+        return {name: types[suffix] for name, suffix in suffixes.items() if suffix in types}
 
     @cached_property
     def _infos(self) -> Mapping[str, TensorInfo]:
@@ -92,7 +138,13 @@ class Checkpoint:
         return tensor
 
 
-def _check_headers(source: Source, found: Mapping[str, TensorInfo], expected: Mapping[str, Shape], tied: bool) -> None:
+def _check_headers(
+    source: Source,
+    found: Mapping[str, TensorInfo],
+    expected: Mapping[str, Shape],
+    integers: Mapping[str, tuple[torch.dtype, ...]],
+    tied: bool,
+) -> None:
     """Hold names, shapes and types against what the config asks for; all that is wrong is told at once."""
     missing = [f"{name} {list(shape)} is missing" for name, shape in expected.items() if name not in found]
     extra = [
@@ -106,10 +158,9 @@ def _check_headers(source: Source, found: Mapping[str, TensorInfo], expected: Ma
         if name in found and found[name].shape != shape
     ]
     mistyped = [
-        f"{name} in {source.origin(name)} is {found[name].dtype}, expected {'int32' if packed else 'a float type'}"
+        f"{name} in {source.origin(name)} is {found[name].dtype}, expected {_types_text(integers.get(name))}"
         for name in expected
-        for packed in [name.endswith(PACKED)]
-        if name in found and (found[name].dtype != torch.int32 if packed else found[name].dtype not in FLOATS)
+        if name in found and found[name].dtype not in integers.get(name, FLOATS)
     ]
     faults = missing + misshapen + mistyped + extra
     if not faults:
@@ -119,6 +170,10 @@ def _check_headers(source: Source, found: Mapping[str, TensorInfo], expected: Ma
     counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds if names)
     lines = "\n  ".join(faults[:_MOST_LISTED] + more)
     raise CheckpointError(f"{source.spec}: its tensors do not fit its config ({counts}):\n  {lines}")
+
+
+def _types_text(types: tuple[torch.dtype, ...] | None) -> str:
+    return "a float type" if types is None else " or ".join(str(t).removeprefix("torch.") for t in types)
 
 
 def _may_be_there(name: str, tied: bool) -> bool:

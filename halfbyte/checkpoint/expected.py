@@ -5,27 +5,26 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from halfbyte.errors import ConfigError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from halfbyte.checkpoint.config import ModelConfig
-    from halfbyte.checkpoint.quant_config import AwqConfig
-
-Shape = tuple[int, ...]
+    from halfbyte.checkpoint.container import Container, Shape
 
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
-def expected_tensors(config: ModelConfig, awq: AwqConfig | None) -> dict[str, Shape]:
-    """Every tensor of a network. Raises ConfigError for a linear that AWQ's container cannot hold."""
+def expected_tensors(config: ModelConfig, container: Container | None) -> dict[str, Shape]:
+    """Every tensor of a network, those that a container calls optional among them.
+
+    Raises ConfigError for a linear that the container cannot hold.
+    """
     shapes: dict[str, Shape] = {"model.embed_tokens.weight": (config.vocab_size, config.hidden_size)}
     for layer in range(config.num_layers):
         for prefix, (n, k), has_bias in _linears(config, layer):
-            shapes |= _linear(prefix, n, k, awq)
+            shapes |= _linear(prefix, n, k, container)
             if has_bias:
                 shapes[f"{prefix}.bias"] = (n,)
         shapes |= _norms(config, layer)
@@ -67,17 +66,7 @@ def _norms(config: ModelConfig, layer: int) -> dict[str, Shape]:
     return shapes
 
 
-def _linear(prefix: str, n: int, k: int, awq: AwqConfig | None) -> dict[str, Shape]:
-    if awq is None or not awq.converts(prefix):
+def _linear(prefix: str, n: int, k: int, container: Container | None) -> dict[str, Shape]:
+    if container is None or not container.converts(prefix):
         return {f"{prefix}.weight": (n, k)}
-    group_size = awq.group_size if awq.group_size > 0 else k
-    if k % group_size or n % 8:
-        raise ConfigError(
-            f"{prefix} has {k} inputs and {n} outputs, which AWQ cannot hold with group size {group_size}: it needs a "
-            "multiple of the group size and one of 8"
-        )
-    return {
-        f"{prefix}.qweight": (k, n // 8),
-        f"{prefix}.qzeros": (k // group_size, n // 8),
-        f"{prefix}.scales": (k // group_size, n),
-    }
+    return {f"{prefix}.{suffix}": shape for suffix, shape in container.shapes(prefix, n, k).items()}

@@ -1,4 +1,4 @@
-"""A 4-bit weight matrix in memory, in one neutral form that every container is read into and every kernel repacks."""
+"""Weights of a few bits in memory: as containers store them, and in the one form that every kernel repacks."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ from dataclasses import dataclass
 
 import torch
 
+KERNEL_BITS = 4
+
 
 @dataclass(slots=True)
-class Int4Weight:
-    """An [N, K] weight (N outputs, K inputs) as w = (q - z) * s, with q and z in 0..15 and groups along K.
+class IntWeight:
+    """An [N, K] weight (N outputs, K inputs) as w = (q - z) * s, in whatever way a container can hold one.
 
-    q: uint8 [N, K], one value a byte; s: float16 [N, K // G]; z: uint8 [N, K // G].
+    q: uint8 [N, K] in 0..2^bits - 1, one value a byte; s: float [N, groups]; z: uint8 [N, groups].
+    Input k is of group g_idx[k] (int64 [K]); where that is None, of group k // G with G = K / groups.
     """
 
     q: torch.Tensor
     s: torch.Tensor
     z: torch.Tensor
+    bits: int = KERNEL_BITS
+    g_idx: torch.Tensor | None = None
 
     @property
     def group_size(self) -> int:
@@ -25,9 +30,36 @@ class Int4Weight:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The weight that this stands for, [N, K]."""
+        if self.g_idx is not None:
+            return (self.q.to(dtype) - self.z.to(dtype)[:, self.g_idx]) * self.s.to(dtype)[:, self.g_idx]
         n, k = self.q.shape
         q = self.q.view(n, -1, self.group_size).to(dtype)
         return ((q - self.z.to(dtype)[..., None]) * self.s.to(dtype)[..., None]).reshape(n, k)
+
+
+@dataclass(slots=True)
+class Int4Weight(IntWeight):
+    """The form that kernels take: at most 4 bits (q and z in 0..15), groups of equal size one after another along K.
+
+    s: float16 [N, K // G], or float32 where the container's scales do not fit float16.
+    """
+
+
+def kernel_form(weight: IntWeight) -> tuple[Int4Weight, torch.Tensor | None] | None:
+    """A weight in kernels' form, with the order in which it takes its inputs ([K]; None: as they are).
+
+    Column j of the result is column order[j] of the weight. None if there is no such form: more than 4 bits, or groups
+    of unequal size.
+    """
+    if weight.bits > KERNEL_BITS:
+        return None
+    if weight.g_idx is None:
+        return Int4Weight(weight.q, weight.s, weight.z), None
+    groups, k = weight.s.shape[1], weight.q.shape[1]
+    if k % groups or (torch.bincount(weight.g_idx, minlength=groups) != k // groups).any():
+        return None
+    order = weight.g_idx.argsort(stable=True)
+    return Int4Weight(weight.q[:, order], weight.s, weight.z), order
 
 
 def rows_of(weight: Int4Weight, part: slice) -> Int4Weight:
@@ -37,4 +69,11 @@ def rows_of(weight: Int4Weight, part: slice) -> Int4Weight:
 
 def concat_rows(parts: list[Int4Weight]) -> Int4Weight:
     """Stack weights that share their input, so that one product serves them all (q, k, v; gate, up)."""
-    return Int4Weight(*(torch.cat([getattr(p, f) for p in parts]) for f in ("q", "s", "z")))
+    q, s, z = (torch.cat([getattr(p, f) for p in parts]) for f in ("q", "s", "z"))
+    return Int4Weight(q, s, z)
+
+
+def narrow_scales(scales: torch.Tensor) -> torch.Tensor:
+    """Scales in float16 where that loses nothing, else in float32."""
+    half = scales.to(torch.float16)
+    return half if torch.equal(half.float(), scales.float()) else scales.float()

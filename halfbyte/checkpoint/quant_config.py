@@ -1,4 +1,4 @@
-"""How a checkpoint says that its weights are AWQ, in both spellings.
+"""The AWQ containers, and how a checkpoint says that it uses one, in both spellings.
 
 config.json's block, which transformers, vLLM and SGLang read:
 
@@ -13,21 +13,35 @@ The older quant_config.json, which TGI accepts only with the version in upper ca
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from halfbyte.checkpoint.awq import pack_gemm, unpack_gemm
+from halfbyte.checkpoint.awq_gemv import padded_groups, unpack_gemv, unpack_gemv_fast
+from halfbyte.checkpoint.container import PER_CHANNEL, Shape, groups_text, resolve
+from halfbyte.checkpoint.expected import layer_of
 from halfbyte.checkpoint.fields import Fields, parse_json_object
-from halfbyte.errors import ConfigError
+from halfbyte.errors import CheckpointError, ConfigError, OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from halfbyte.checkpoint.int4 import IntWeight
     from halfbyte.checkpoint.source import Source
 
-READABLE = "AWQ with 4 bits in the gemm version, GGUF, and unquantized weights"
-PER_CHANNEL = -1  # the group size that means one group for all inputs
+READABLE = "AWQ with 4 bits (gemm, gemv, gemv_fast), GPTQ, compressed-tensors pack-quantized, GGUF, unquantized weights"
+VERSIONS = ("gemm", "gemv", "gemv_fast")
+GEMV_GROUPS = "gemv pads its groups for sizes of 32, 64, 128 and multiples of 128 only"
 
 
 @dataclass(frozen=True, slots=True)
 class AwqConfig:
-    """AWQ's settings. `modules_to_not_convert` holds parts of names; a linear whose name contains one stays float."""
+    """AWQ's settings, and AWQ as a `Container`; gemm is written, the other versions are only read.
+
+    `modules_to_not_convert` holds parts of names; a linear whose name contains one stays float.
+    """
 
     bits: int = 4
     group_size: int = 128  # PER_CHANNEL: as many as the linear has inputs
@@ -35,12 +49,85 @@ class AwqConfig:
     version: str = "gemm"
     modules_to_not_convert: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """See `Container`."""
+        return "awq"
+
+    @property
+    def integers(self) -> Mapping[str, tuple[torch.dtype, ...]]:
+        """See `Container`."""
+        if self.version == "gemv_fast":
+            return MappingProxyType({"qweight": (torch.int16,)})
+        return MappingProxyType({"qweight": (torch.int32,), "qzeros": (torch.int32,)})
+
+    @property
+    def optional(self) -> frozenset[str]:
+        """See `Container`."""
+        return frozenset()
+
+    def describe(self) -> str:
+        """See `Container`."""
+        return f"AWQ {self.version}, {self.bits} bits, {groups_text(self.group_size)}"
+
     def converts(self, prefix: str) -> bool:
         """Whether a linear of this name is stored in 4 bits."""
         return not any(part in prefix for part in self.modules_to_not_convert)
 
+    def shapes(self, prefix: str, n: int, k: int) -> dict[str, Shape]:
+        """See `Container`."""
+        group_size = resolve(self.group_size, k)
+        if k % group_size or n % 8:
+            raise ConfigError(
+                f"{prefix} has {k} inputs and {n} outputs, which AWQ cannot hold with group size {group_size}: it "
+                "needs a multiple of the group size and one of 8"
+            )
+        if self.version == "gemm":
+            groups = k // group_size
+            return {"qweight": (k, n // 8), "qzeros": (groups, n // 8), "scales": (groups, n)}
+        if k % 64 or (group_size not in (32, 64) and group_size % 128):
+            raise ConfigError(f"{prefix} has {k} inputs and group size {group_size}; {GEMV_GROUPS}, and inputs in 64s")
+        padded = padded_groups(k, group_size)
+        if self.version == "gemv":
+            return {"qweight": (n, k // 8), "qzeros": (n, padded // 8), "scales": (n, padded)}
+        return {"qweight": (n // 4, k), "qzeros": (padded, n), "scales": (padded, n)}
 
-def read_quant_config(source: Source) -> AwqConfig | None:
+    def pack(self, weight: IntWeight) -> dict[str, torch.Tensor]:
+        """See `Container`."""
+        if self.version != "gemm":
+            raise OutputError(f"AWQ's {self.version} layout is not written; gemm is, and every loader reads it")
+        if weight.bits > 4 or weight.g_idx is not None:
+            raise OutputError(
+                "AWQ's gemm layout holds 4 bits a weight and groups of consecutive inputs, without an activation order"
+            )
+        if (weight.q.shape[0] % 8) or not torch.equal(weight.s.to(torch.float16).float(), weight.s.float()):
+            raise OutputError("AWQ's gemm layout needs a multiple of 8 outputs, and scales that fit float16")
+        return pack_gemm(weight)
+
+    def unpack(self, prefix: str, tensors: Mapping[str, torch.Tensor], n: int, k: int) -> IntWeight:
+        """See `Container`."""
+        qweight, qzeros = tensors["qweight"], tensors["qzeros"]
+        scales = tensors["scales"].to(torch.float16)
+        if beyond := int((~scales.isfinite()).sum()):
+            raise CheckpointError(
+                f"{prefix}.scales (layer {layer_of(prefix)}) has {beyond} values beyond float16, in which AWQ's are"
+            )
+        if self.version == "gemm":
+            return unpack_gemm(qweight, qzeros, scales)
+        if self.version == "gemv":
+            return unpack_gemv(qweight, qzeros, scales, resolve(self.group_size, k))
+        return unpack_gemv_fast(prefix, qweight, qzeros, scales, resolve(self.group_size, k))
+
+    def config_block(self) -> dict[str, Any]:
+        """See `Container`."""
+        return config_json_block(self)
+
+    def json_files(self) -> dict[str, dict[str, Any]]:
+        """See `Container`."""
+        return {"quant_config.json": legacy_json(self)}
+
+
+def read_awq(source: Source) -> AwqConfig | None:
     """The AWQ settings of a source, or None if it is not quantized.
 
     Raises ConfigError for another method, version or width, or if the two files contradict each other.
@@ -94,7 +181,7 @@ def _parse(fields: Fields) -> AwqConfig:
         raise _unreadable(fields.where, method)
     version = _either(fields, "version", "format")
     version = "gemm" if version is None else version
-    if not isinstance(version, str) or version.lower() != "gemm":
+    if not isinstance(version, str) or version.lower() not in VERSIONS:
         raise _unreadable(fields.where, f"awq in the {version} version")
     bits = fields.integer("w_bit" if fields.has("w_bit") else "bits", 4)
     if bits != 4:
@@ -106,6 +193,7 @@ def _parse(fields: Fields) -> AwqConfig:
         bits=bits,
         group_size=group_size,
         zero_point=fields.boolean("zero_point", True),
+        version=version.lower(),
         modules_to_not_convert=tuple(fields.strings("modules_to_not_convert") or ()),
     )
 

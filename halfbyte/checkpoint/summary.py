@@ -23,7 +23,7 @@ PLACEHOLDER = "{prompt}"
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Sizes are bytes of tensor data on disk. Quantization fields are None for a checkpoint that is not AWQ."""
+    """Sizes are bytes of tensor data on disk. Quantization fields are None for a checkpoint that is not quantized."""
 
     model: str
     architecture: str
@@ -32,6 +32,7 @@ class Summary:
     quant_method: str | None
     bits: int | None
     group_size: int | None
+    quantization: str | None  # all that a person may want to know of how it is quantized
     layers: int
     context: int
     vocab_size: int
@@ -48,7 +49,7 @@ class Summary:
 
 def summarise(checkpoint: Checkpoint) -> Summary:
     """Read headers and small files; no weights."""
-    source, config, awq = checkpoint.source, checkpoint.config, checkpoint.awq
+    source, config, quantized = checkpoint.source, checkpoint.config, checkpoint.container
     tensors = source.tensors()
     parts = bytes_by_part(tensors)
     origins = {source.origin(name) for name in tensors}
@@ -59,9 +60,10 @@ def summarise(checkpoint: Checkpoint) -> Summary:
         architecture=config.architecture,
         container=container_of(next(iter(origins))),
         files=len(origins),
-        quant_method="awq" if awq else None,
-        bits=awq.bits if awq else None,
-        group_size=awq.group_size if awq else None,
+        quant_method=quantized.name if quantized else None,
+        bits=quantized.bits if quantized else None,
+        group_size=quantized.group_size if quantized else None,
+        quantization=quantized.describe() if quantized else None,
         layers=config.num_layers,
         context=config.max_position_embeddings,
         vocab_size=config.vocab_size,

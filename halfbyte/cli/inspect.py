@@ -64,7 +64,7 @@ def describe(s: Summary) -> str:
     rows = [
         ("model", s.model),
         ("architecture", f"{s.architecture}, {s.layers} layers, context {s.context}, vocabulary {s.vocab_size}"),
-        ("format", f"{quantization(s)}, {s.container}, {s.files} file{'s' * (s.files != 1)}"),
+        ("format", f"{s.quantization or 'not quantized'}, {s.container}, {s.files} file{'s' * (s.files != 1)}"),
         ("weights", f"{s.weights:,}"),
         ("size", f"{show_size(s.bytes)}, {s.bits_per_weight:.2f} bits per weight"),
         *((f"  {part}", part_line(s, part, size)) for part, size in s.parts.items() if size or part == "head"),
@@ -74,14 +74,6 @@ def describe(s: Summary) -> str:
         rows.append(("as 4-bit AWQ", sizes or "not possible: none of 128, 64, 32 divides every layer"))
     lines = [f"{name:<14}{value}" for name, value in rows]
     return "\n".join([*lines, "prompt template", indented(s.prompt_template or "none; give plain prompts with --raw")])
-
-
-def quantization(s: Summary) -> str:
-    """How the weights are stored."""
-    if s.quant_method is None:
-        return "not AWQ"
-    groups = "one group a row" if s.group_size == -1 else f"group size {s.group_size}"
-    return f"AWQ gemm, {s.bits} bits, {groups}"
 
 
 def part_line(s: Summary, part: str, size: int) -> str:

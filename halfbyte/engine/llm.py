@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
+from halfbyte.checkpoint.containers import METHODS
 from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.engine.context import choose_context
@@ -48,10 +49,11 @@ class LLM:
     ) -> None:
         """Load a model; raises a HalfbyteError that names what is wrong with it.
 
-        model: any source (see `open_source`). quantization: "awq" insists on an AWQ repository, None takes what is
-        there. tokenizer: another source's, or one at hand. seed: what requests without a seed of their own draw theirs
-        from. max_model_len: most tokens of prompt and answer together. compute: see `load_network`.
-        chat_template: instead of the repository's own; Jinja, or a name in halfbyte.prompts.templates.TEMPLATES.
+        model: any source (see `open_source`). quantization: "awq" or "compressed-tensors" insists on such a repository,
+        None takes what is there. tokenizer: another source's, or one at hand. seed: what requests without a seed of
+        their own draw theirs from. max_model_len: most tokens of prompt and answer together. compute: see
+        `load_network`. chat_template: instead of the repository's own; Jinja, or a name in
+        halfbyte.prompts.templates.TEMPLATES.
         """
         source = open_source(model)
         checkpoint = Checkpoint(source)
@@ -136,12 +138,14 @@ class LLM:
 
 
 def _check_quantization(quantization: str | None, checkpoint: Checkpoint) -> None:
-    if quantization not in (None, "awq"):
-        raise ConfigError(f"quantization is {quantization!r}; it must be 'awq', or None to take what the model has")
-    if quantization == "awq" and checkpoint.awq is None:
+    if quantization not in (None, *METHODS):
+        known = ", ".join(map(repr, METHODS))
+        raise ConfigError(f"quantization is {quantization!r}; it must be {known}, or None to take what the model has")
+    found = None if checkpoint.container is None else checkpoint.container.name
+    if quantization not in (None, found):
         raise ConfigError(
-            f"{checkpoint.source.spec} is not an AWQ repository: leave out quantization='awq', "
-            "or make one with halfbyte quantize"
+            f"{checkpoint.source.spec} is not {quantization} but {found or 'not quantized'}: leave out "
+            f"quantization={quantization!r}, or make such a repository with halfbyte quantize"
         )
 
 

@@ -36,7 +36,7 @@ def load_network(checkpoint: Checkpoint, compute: Compute = "auto") -> Network:
 
 def pick_kernels(checkpoint: Checkpoint, compute: Compute) -> Kernels:
     """Int4 kernels for a quantized checkpoint, the float32 reference for any other, or when asked for."""
-    if compute == "float32" or checkpoint.awq is None:
+    if compute == "float32" or checkpoint.container is None:
         return ReferenceKernels()
     from halfbyte.kernels.cpu.onnx_kernels import OnnxKernels  # noqa: PLC0415  onnxruntime takes 0.2 s to import
 

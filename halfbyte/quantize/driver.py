@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from halfbyte.checkpoint.awq import pack_gemm
 from halfbyte.checkpoint.checkpoint import Checkpoint
+from halfbyte.checkpoint.containers import CONFIG_FILES, new_container
 from halfbyte.checkpoint.open import open_source
-from halfbyte.checkpoint.quant_config import AwqConfig, config_json_block, legacy_json
 from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.checkpoint.writer import RepositoryWriter, json_bytes
 from halfbyte.errors import QuantizeError
@@ -32,10 +31,11 @@ from halfbyte.quantize.report import Report
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from halfbyte.checkpoint.container import Container
     from halfbyte.checkpoint.source import Source
 
 LARGEST_FLOAT16 = 65504.0
-NOT_COPIED = {"config.json", "quant_config.json", "README.md", ".gitattributes"}
+NOT_COPIED = CONFIG_FILES | {"README.md", ".gitattributes"}
 
 
 class Progress(Protocol):
@@ -75,7 +75,7 @@ def quantize(
     source = source if hasattr(source, "read") else open_source(source)  # type: ignore[assignment,arg-type]
     checkpoint = Checkpoint(source)  # type: ignore[arg-type]
     config = checkpoint.config
-    if checkpoint.awq is not None:
+    if checkpoint.container is not None:
         raise QuantizeError(f"{source.spec} is already quantized; quantize the model that it was made from")  # type: ignore[union-attr]
     notes: list[str] = []
     group_size = choose_group_size(config, options.group_size)
@@ -97,22 +97,22 @@ def quantize(
         calib=options.calib, samples=options.samples, seq_len=options.seq_len, seed=options.seed,
         source_bytes=sum(info.nbytes for info in checkpoint.source.tensors().values()), notes=notes,
     )  # fmt: skip
+    container = new_container("awq", group_size)
     with writer:
-        _write_weights(checkpoint, tokens, group_size, writer, report, progress)
+        _write_weights(checkpoint, tokens, container, writer, report, progress)
         report.out_bytes = writer.total_size
         report.seconds = round(time.perf_counter() - started, 2)
-        awq = AwqConfig(bits=options.bits, group_size=group_size)
-        files = _small_files(checkpoint, tokenizer, awq, report)
+        files = _small_files(checkpoint, tokenizer, container, report)
         if options.chat_template is not None:
             files = template_files(files, tokenizer)
-        writer.finish(quantized_config(checkpoint.source.config, awq), files)
+        writer.finish(quantized_config(checkpoint.source.config, container), files)
     return report
 
 
 def _write_weights(
     checkpoint: Checkpoint,
     tokens: torch.Tensor,
-    group_size: int,
+    container: Container,
     writer: RepositoryWriter,
     report: Report,
     progress: Progress,
@@ -126,8 +126,8 @@ def _write_weights(
         block = float_block(read_block(checkpoint, layer))
         stats = calibrator.through(block, layer)
         prefix = f"model.layers.{layer}"
-        for linear in quantize_block(block, stats, config, group_size):
-            for suffix, tensor in pack_gemm(linear.weight).items():
+        for linear in quantize_block(block, stats, config, container.group_size):
+            for suffix, tensor in container.pack(linear.weight).items():
                 writer.add(f"{prefix}.{linear.name}.{suffix}", tensor)
             if linear.bias is not None:
                 name = f"{prefix}.{linear.name}.bias"
@@ -179,19 +179,21 @@ def float16(tensor: torch.Tensor, name: str) -> torch.Tensor:
     return tensor.to(torch.float16)
 
 
-def quantized_config(config: dict[str, Any], awq: AwqConfig) -> dict[str, Any]:
-    """The source's config.json with AWQ's block, saying that the rest is float16 (in both spellings in use)."""
+def quantized_config(config: dict[str, Any], container: Container) -> dict[str, Any]:
+    """The source's config.json with the container's block, saying that the rest is float16."""
     kept = {k: v for k, v in config.items() if k not in ("torch_dtype", "dtype")}
-    return {**kept, "torch_dtype": "float16", "quantization_config": config_json_block(awq)}
+    return {**kept, "torch_dtype": "float16", "quantization_config": container.config_block()}
 
 
-def _small_files(checkpoint: Checkpoint, tokenizer: Tokenizer, awq: AwqConfig, report: Report) -> dict[str, bytes]:
+def _small_files(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, container: Container, report: Report
+) -> dict[str, bytes]:
     source = checkpoint.source
     copied = {name: source.file(name) for name in source.files() if name not in NOT_COPIED}
     card = model_card(source, checkpoint.config, tokenizer, report)
     return {
         **{name: contents for name, contents in copied.items() if contents is not None},
-        "quant_config.json": json_bytes(legacy_json(awq)),
+        **{name: json_bytes(contents) for name, contents in container.json_files().items()},
         "quantize_report.json": json.dumps(report.as_dict(), indent=2).encode() + b"\n",
         "README.md": card.encode(),
     }

@@ -6,7 +6,7 @@ import pytest
 from tiny_checkpoints import AWQ_BLOCK, LLAMA, write_config
 
 from halfbyte.checkpoint.open import open_source
-from halfbyte.checkpoint.quant_config import AwqConfig, config_json_block, legacy_json, read_quant_config
+from halfbyte.checkpoint.quant_config import AwqConfig, config_json_block, legacy_json, read_awq
 from halfbyte.errors import ConfigError
 
 LEGACY = {"zero_point": True, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}
@@ -16,7 +16,7 @@ def read(folder, block=None, legacy=None):
     write_config(folder, LLAMA if block is None else LLAMA | {"quantization_config": block})
     if legacy is not None:
         (folder / "quant_config.json").write_text(json.dumps(legacy))
-    return read_quant_config(open_source(folder))
+    return read_awq(open_source(folder))
 
 
 def test_an_unquantized_model_has_none(tmp_path):
@@ -50,7 +50,7 @@ def test_what_we_write_is_what_we_read(tmp_path):
     assert config.converts("model.layers.0.mlp.up_proj")
 
 
-@pytest.mark.parametrize("method", ["gptq", "bitsandbytes", "compressed-tensors", "fp8", "hqq"])
+@pytest.mark.parametrize("method", ["bitsandbytes", "fp8", "hqq"])
 def test_other_methods(tmp_path, method):
     with pytest.raises(ConfigError, match=rf"config\.json of .*\({method}\), which cannot be read yet; what can: AWQ"):
         read(tmp_path, {"quant_method": method, "bits": 4})
@@ -65,8 +65,7 @@ def test_gptq_of_the_old_kind(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"version": "gemv"}, "awq in the gemv version"),
-        ({"version": "gemv_fast"}, "awq in the gemv_fast version"),
+        ({"version": "marlin"}, "awq in the marlin version"),
         ({"version": 2}, "awq in the 2 version"),
         ({"bits": 8}, "awq with 8 bits"),
         ({"bits": "4"}, r"quantization_config\.bits must be an integer"),

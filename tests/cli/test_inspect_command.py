@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 def test_a_model_that_is_not_quantized(run, tiny):
     result = run("inspect", tiny)
     assert result.exit_code == 0
-    assert "not AWQ, safetensors, 1 file" in result.stdout
+    assert "not quantized, safetensors, 1 file" in result.stdout
     assert "at group size 32" in result.stdout
     assert "  {prompt}<|im_end|>" in result.stdout
 

@@ -1,0 +1,42 @@
+"""Which container a repository's weights are in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from halfbyte.checkpoint.compressed_tensors import NAME as COMPRESSED_TENSORS
+from halfbyte.checkpoint.compressed_tensors import CompressedTensorsConfig, Scheme, read_compressed_tensors
+from halfbyte.checkpoint.fields import Fields
+from halfbyte.checkpoint.quant_config import AwqConfig, read_awq
+from halfbyte.errors import ConfigError
+
+if TYPE_CHECKING:
+    from halfbyte.checkpoint.container import Container
+    from halfbyte.checkpoint.source import Source
+
+METHODS = ("awq", COMPRESSED_TENSORS)  # quant_method of what can be read
+FORMATS = ("awq", COMPRESSED_TENSORS)  # what 4-bit weights can be written as
+
+# Where a repository says how its weights are quantized: a repository made from another must not inherit these.
+CONFIG_FILES = frozenset({"config.json", "quant_config.json", "quantize_config.json"})
+
+
+def new_container(fmt: str, group_size: int) -> Container:
+    """A container to write 4-bit weights with zero points in. Raises ConfigError unless it is one of FORMATS."""
+    if fmt == "awq":
+        return AwqConfig(group_size=group_size)
+    if fmt == COMPRESSED_TENSORS:
+        return CompressedTensorsConfig((Scheme(group_size=group_size),))
+    raise ConfigError(f"format {fmt!r} cannot be written; there are {', '.join(FORMATS)}")
+
+
+def read_container(source: Source) -> Container | None:
+    """The container of a source, or None if it is not quantized.
+
+    Raises ConfigError for a method that is not known, and for settings of a known one that cannot be read.
+    """
+    block = Fields(source.config, f"config.json of {source.spec}").object("quantization_config")
+    method = None if block is None else block.values.get("quant_method")
+    if block is not None and method == COMPRESSED_TENSORS:
+        return read_compressed_tensors(block)
+    return read_awq(source)
