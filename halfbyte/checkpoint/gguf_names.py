@@ -36,6 +36,9 @@ BLOCK_TENSORS = {
 
 ROPE_FACTORS = "rope_freqs.weight"  # llama3's stretching, one divisor a frequency; not a weight of the network
 
+_OUTER_NAMES = {hf: gguf for gguf, hf in OUTER_TENSORS.items()}
+_BLOCK_NAMES = {hf: gguf for gguf, hf in BLOCK_TENSORS.items()}
+_HF_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 
@@ -47,6 +50,15 @@ def hf_name(name: str) -> str:
     if match is None or match[2] not in BLOCK_TENSORS:
         return name
     return f"model.layers.{match[1]}.{BLOCK_TENSORS[match[2]]}.{match[3]}"
+
+
+def gguf_name(name: str) -> str:
+    """The GGUF name of a tensor of a supported network, by its Hugging Face name."""
+    if name in _OUTER_NAMES:
+        return _OUTER_NAMES[name]
+    match = _HF_LAYER.fullmatch(name)
+    assert match is not None, name
+    return f"blk.{match[1]}.{_BLOCK_NAMES[match[2]]}.{match[3]}"
 
 
 def interleaved_heads(name: str) -> str | None:

@@ -31,6 +31,27 @@ def pre_tokenizer(name: str) -> PreTokenizer:
     return _PRE_TOKENIZERS[name]
 
 
+def pre_tokenizer_name(state: dict[str, Any]) -> str | None:
+    """The id of what a tokenizer.json does before merging, or None if GGUF has none for it.
+
+    state: the whole of tokenizer.json. The usual name comes first where several mean the same.
+    """
+    wanted = (_plain_steps(state.get("pre_tokenizer")), state.get("normalizer"))
+    names = [*_USUAL, *(name for name in sorted(_PRE_TOKENIZERS) if name not in _USUAL)]
+    same = [n for n in names if wanted == (_plain_steps(_PRE_TOKENIZERS[n].to_json()), _PRE_TOKENIZERS[n].normalizer)]
+    ignores = bool(state.get("model", {}).get("ignore_merges"))
+    return next((name for name in same if _PRE_TOKENIZERS[name].ignore_merges == ignores), None)
+
+
+def _plain_steps(step: Any) -> list[dict[str, Any]]:
+    """The steps one after another, without the fields that do not change the words."""
+    if not isinstance(step, dict):
+        return []
+    if step.get("type") == "Sequence":
+        return [plain for inner in step.get("pretokenizers", []) for plain in _plain_steps(inner)]
+    return [{key: value for key, value in step.items() if key != "trim_offsets" and value is not False}]
+
+
 def _split(regex: str) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
 
@@ -96,3 +117,4 @@ _PRE_TOKENIZERS = {
     "starcoder": _SINGLE_DIGITS,
     "tekken": _TEKKEN,
 }
+_USUAL = ("gpt-2", "llama-bpe", "qwen2", "smollm", "tekken")

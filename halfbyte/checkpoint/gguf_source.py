@@ -95,6 +95,12 @@ class GGUFSource:
         count = self.config["num_attention_heads" if heads == "q" else "num_key_value_heads"]
         return separate_halves(weight, count, f"{self.path}: {name}")
 
+    def encoded(self, name: str) -> tuple[GGMLQuantizationType, torch.Tensor]:
+        """A tensor's type and its bytes as they lie in the file, uint8 [..., bytes of a row], rows in its own order."""
+        tensor = self._by_name[name]
+        raw = np.array(self._data[tensor.offset : tensor.offset + tensor.nbytes])
+        return tensor.type, torch.from_numpy(raw).view(*tensor.shape[:-1], -1)
+
     def origin(self, name: str) -> str:
         """The file."""
         return str(self.path)

@@ -103,6 +103,11 @@ class Tokenizer:
         return other
 
     @property
+    def chat_templates(self) -> dict[str, str]:
+        """All templates by name; the only or usual one is "default"."""
+        return dict(self._chat_templates)
+
+    @property
     def adds_bos(self) -> bool:
         """Whether plain text is encoded with a beginning-of-sequence token before it."""
         return self.bos_token_id is not None and self.encode("")[:1] == [self.bos_token_id]

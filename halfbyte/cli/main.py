@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from halfbyte.cli.chat import chat
+from halfbyte.cli.convert import convert
 from halfbyte.cli.demo import demo
 from halfbyte.cli.eval_perplexity import perplexity
 from halfbyte.cli.failure import Commands
@@ -51,6 +52,7 @@ def flowing(text: str) -> str:
 
 
 add(app, "quantize", quantize)
+add(app, "convert", convert)
 add(app, "generate", generate)
 add(app, "chat", chat)
 add(app, "plan", plan)

@@ -1,0 +1,57 @@
+"""The formats that can be written, by the name that begins a SPEC. A new one is a function and a line here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from halfbyte.checkpoint.checkpoint import Checkpoint
+from halfbyte.checkpoint.open import open_source
+from halfbyte.convert.awq_format import write_awq
+from halfbyte.convert.floats import write_bf16, write_fp16
+from halfbyte.convert.gguf_format import write_gguf_format
+from halfbyte.convert.request import ConvertOptions, ConvertReport, Progress, Request, Silent
+from halfbyte.errors import QuantizeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Format(NamedTuple):
+    """How a format is written, and how its SPEC looks."""
+
+    write: Callable[[Request], ConvertReport]
+    example: str
+    takes_imatrix: bool = False
+
+
+FORMATS: dict[str, Format] = {
+    "gguf": Format(write_gguf_format, "gguf:Q4_K_M", takes_imatrix=True),
+    "awq": Format(write_awq, "awq:4bit-128g"),
+    "fp16": Format(write_fp16, "fp16"),
+    "bf16": Format(write_bf16, "bf16"),
+}
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    spec: str,
+    options: ConvertOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Convert SOURCE to the format that SPEC names, and write OUT: a folder, or for GGUF a file.
+
+    Raises a HalfbyteError, and leaves no OUT, if the source, the SPEC or the disk does not allow it.
+    """
+    options = options or ConvertOptions()
+    name, _, settings = spec.partition(":")
+    form = FORMATS.get(name.lower())
+    if form is None:
+        known = ", ".join(form.example for form in FORMATS.values())
+        raise QuantizeError(f"--format {spec}: {name!r} is not a format that can be written; formats look like {known}")
+    if options.imatrix is not None and not form.takes_imatrix:
+        raise QuantizeError(f"--imatrix is for GGUF; {name} does not use it")
+    checkpoint = Checkpoint(open_source(source))
+    return form.write(Request(checkpoint, Path(out), settings, options, progress or Silent()))
