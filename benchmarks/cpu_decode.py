@@ -23,25 +23,22 @@ import json, sys, time
 import torch
 model, threads, prompt, prefill, context, decode = sys.argv[1], *map(eval, sys.argv[2:])
 torch.set_num_threads(threads)
-from halfbyte import LLM
-from halfbyte.engine.kv_cache import SequenceCache
-from halfbyte.engine.runner import next_logits
-from halfbyte.engine.sampler import first_of_largest
+from halfbyte import LLM, SamplingParams
 start = time.perf_counter()
-llm = LLM(model)
+llm = LLM(model, max_model_len=1024, enable_prefix_caching=False)
 load = time.perf_counter() - start
 tokens = llm.tokenizer.encode(prompt)[:prefill]
 for _ in range(2):
-    cache = SequenceCache(llm.network.config, 1024)
     start = time.perf_counter()
-    next_logits(llm.network, cache, tokens)
+    list(llm.stream({"prompt_token_ids": tokens}, SamplingParams(temperature=0, max_tokens=1)))
     prefill_rate = len(tokens) / (time.perf_counter() - start)
-    cache = SequenceCache(llm.network.config, 1024)
-    logits = next_logits(llm.network, cache, tokens[:context])
+    steps = llm.stream(
+        {"prompt_token_ids": tokens[:context]}, SamplingParams(temperature=0, max_tokens=decode + 1, ignore_eos=True)
+    )
+    next(steps)
     start = time.perf_counter()
-    for _ in range(decode):
-        logits = next_logits(llm.network, cache, first_of_largest(logits).tolist())
-    decode_rate = decode / (time.perf_counter() - start)
+    count = sum(1 for _ in steps)
+    decode_rate = count / (time.perf_counter() - start)
 print(json.dumps({"prefill": prefill_rate, "decode": decode_rate, "load_s": load}))
 """
 LLAMA_CPP = """

@@ -52,6 +52,18 @@ class RequestError(HalfbyteError):
     """A generation request is not valid (sampling parameter out of range, prompt longer than the context)."""
 
 
+class AdapterError(RequestError):
+    """An adapter cannot be read, does not fit the model, or is not there."""
+
+
+class QueueFullError(RequestError):
+    """So many requests are waiting that another one is refused; it may be sent again later."""
+
+
+class EngineStoppedError(HalfbyteError):
+    """The engine's process has ended, or is about to, before the request was answered."""
+
+
 class EvaluationError(HalfbyteError):
     """A measurement cannot be made of this text and these models (text too short, vocabularies differ)."""
 

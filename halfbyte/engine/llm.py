@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.containers import METHODS
 from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.tokenizer import Tokenizer
+from halfbyte.engine.admission import prompt_of
+from halfbyte.engine.collector import Collector
 from halfbyte.engine.context import choose_context
-from halfbyte.engine.generate import Engine
-from halfbyte.engine.outputs import RequestOutput
+from halfbyte.engine.core import Engine
+from halfbyte.engine.local import LocalEngine
+from halfbyte.engine.options import EngineOptions
+from halfbyte.engine.outputs import EmbeddingOutput, ScoringOutput
 from halfbyte.engine.prompt import ReadPrompt, as_list, read_prompt
 from halfbyte.engine.sampling_params import SamplingParams
-from halfbyte.errors import ConfigError, RequestError
+from halfbyte.errors import ConfigError, HalfbyteError, RequestError
 from halfbyte.models.loader import load_network
 from halfbyte.prompts.templates import jinja_template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from halfbyte.engine.outputs import Delta
+    from halfbyte.engine.outputs import Delta, RequestOutput
     from halfbyte.engine.prompt import Prompt
+    from halfbyte.engine.request import Pooling
     from halfbyte.models.loader import Compute
     from halfbyte.models.network import Network
 
 Message = dict[str, Any]  # {"role": "user", "content": "..."}
 Conversation = list[Message]
-T = TypeVar("T")
 
 
 class LLM:
@@ -46,6 +51,12 @@ class LLM:
         max_model_len: int | None = None,
         compute: Compute = "auto",
         chat_template: str | None = None,
+        kv_cache: str | float | None = None,
+        max_num_seqs: int = 64,
+        max_num_batched_tokens: int = 512,
+        enable_prefix_caching: bool = True,
+        speculative_tokens: int = 0,
+        enable_lora: bool = False,
     ) -> None:
         """Load a model; raises a HalfbyteError that names what is wrong with it.
 
@@ -53,8 +64,16 @@ class LLM:
         None takes what is there. tokenizer: another source's, or one at hand. seed: what requests without a seed of
         their own draw theirs from. max_model_len: most tokens of prompt and answer together. compute: see
         `load_network`. chat_template: instead of the repository's own; Jinja, or a name in
-        halfbyte.prompts.templates.TEMPLATES.
+        halfbyte.prompts.templates.TEMPLATES. The rest: see EngineOptions.
         """
+        options = EngineOptions(
+            kv_cache=kv_cache,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            enable_prefix_caching=enable_prefix_caching,
+            speculative_tokens=speculative_tokens,
+            enable_lora=enable_lora,
+        )
         source = open_source(model)
         checkpoint = Checkpoint(source)
         _check_quantization(quantization, checkpoint)
@@ -64,8 +83,9 @@ class LLM:
         if chat_template is not None:
             tokenizer = tokenizer.with_chat_template(jinja_template(chat_template, adds_bos=tokenizer.adds_bos))
         self.tokenizer: Tokenizer = tokenizer
-        self.network: Network = load_network(checkpoint, compute)
-        self.engine = Engine(self.network, tokenizer, context)
+        self.network: Network = load_network(checkpoint, compute, adaptable=enable_lora)
+        self.engine = Engine(self.network, tokenizer, context, options)
+        self._local = LocalEngine(self.engine)
         self._seeds = random.Random(seed)
 
     @property
@@ -82,30 +102,96 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
+        *,
+        priority: int | Sequence[int] = 0,
+        adapter: str | None = None,
     ) -> list[RequestOutput]:
         """Answer prompts; results are in their order. One SamplingParams serves all, or there is one for each.
 
-        Every request is checked before the first is answered. use_tqdm: show progress, if stderr is a terminal.
+        Every request is checked before the first is answered. If one of several then fails, its `error` says why and
+        the others are answered; the error of a single one is raised. use_tqdm: show progress, if stderr is a terminal.
+        priority: lower is served first. adapter: see load_adapter.
         """
         read = [read_prompt(prompt, self.tokenizer) for prompt in as_list(prompts)]
-        return self._answer(read, sampling_params, use_tqdm)
+        return self._answer(read, sampling_params, use_tqdm, priority, adapter)
 
     def chat(
         self,
         messages: Conversation | Sequence[Conversation],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
+        *,
+        priority: int | Sequence[int] = 0,
+        adapter: str | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation or several, through the model's chat template."""
-        return self._answer([self.chat_prompt(c) for c in _conversations(messages)], sampling_params, use_tqdm)
+        read = [self.chat_prompt(c) for c in _conversations(messages)]
+        return self._answer(read, sampling_params, use_tqdm, priority, adapter)
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[Delta]:
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        use_tqdm: bool = True,
+        *,
+        pooling: Pooling = "last",
+        adapter: str | None = None,
+    ) -> list[EmbeddingOutput]:
+        """The network's final hidden state, after its last norm: of the last token, or the mean over all."""
+        if pooling not in ("last", "mean"):
+            raise RequestError(f"pooling is {pooling!r}; it must be 'last' or 'mean'")
+        read = [read_prompt(prompt, self.tokenizer) for prompt in as_list(prompts)]
+        params = SamplingParams()
+        for prompt in read:
+            self.engine.check(prompt.token_ids, params, pooling)
+        ids = [self._local.add(p.token_ids, params, adapter=adapter, pooling=pooling) for p in read]
+        found: list[EmbeddingOutput] = []
+        with self._closing(ids), shown(len(ids), "Embedding", use_tqdm) as advance:
+            for prompt, request_id in zip(read, ids, strict=True):
+                (result,) = self._local.take(request_id)
+                if isinstance(result, HalfbyteError):
+                    raise result
+                found.append(EmbeddingOutput(prompt.text, prompt.token_ids, result))  # type: ignore[arg-type]
+                advance()
+        return found
+
+    def score(
+        self,
+        data_1: Prompt | Sequence[Prompt],
+        data_2: Prompt | Sequence[Prompt],
+        use_tqdm: bool = True,
+        *,
+        pooling: Pooling = "last",
+        adapter: str | None = None,
+    ) -> list[ScoringOutput]:
+        """How alike texts are: each of data_2 with its partner in data_1, or with the only one there."""
+        first, second = as_list(data_1), as_list(data_2)
+        if len(first) not in (1, len(second)):
+            raise RequestError(f"there are {len(first)} texts to score {len(second)} against; give one, or as many")
+        found = self.embed([*first, *second], use_tqdm, pooling=pooling, adapter=adapter)
+        vectors = [output.embedding.double() for output in found]
+        ones = vectors[: len(first)] * (len(second) if len(first) == 1 else 1)
+        pairs = zip(ones, vectors[len(first) :], strict=True)
+        return [ScoringOutput(float(x @ y / (x.norm() * y.norm()).clamp(min=1e-300))) for x, y in pairs]
+
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """Load a LoRA adapter in PEFT's format, to be asked for by name. Needs enable_lora=True."""
+        self.engine.adapters.load(name, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        """Drop an adapter; requests that have it end with it."""
+        self.engine.adapters.unload(name)
+
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> Iterator[Delta]:
         """One answer, token by token. The iterator may be closed at any moment."""
-        return self._stream(read_prompt(prompt, self.tokenizer), sampling_params)
+        return self._stream(read_prompt(prompt, self.tokenizer), sampling_params, adapter)
 
-    def stream_chat(self, messages: Conversation, sampling_params: SamplingParams | None = None) -> Iterator[Delta]:
+    def stream_chat(
+        self, messages: Conversation, sampling_params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> Iterator[Delta]:
         """The answer to a conversation, token by token."""
-        return self._stream(self.chat_prompt(messages), sampling_params)
+        return self._stream(self.chat_prompt(messages), sampling_params, adapter)
 
     def chat_prompt(self, messages: Conversation) -> ReadPrompt:
         """A conversation as the model's chat template writes it, ready for the answer."""
@@ -117,21 +203,57 @@ class LLM:
         prompts: list[ReadPrompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         progress: bool,
+        priority: int | Sequence[int],
+        adapter: str | None,
     ) -> list[RequestOutput]:
-        requests = list(zip(prompts, _one_each(sampling_params, len(prompts)), strict=True))
-        for prompt, params in requests:
-            self.engine.check(prompt.token_ids, params)
-        return [self._complete(prompt, params) for prompt, params in _shown(requests, progress)]
+        params = _one_each(sampling_params, len(prompts))
+        priorities = [priority] * len(prompts) if isinstance(priority, int) else list(priority)
+        for prompt, p in zip(prompts, params, strict=True):
+            self.engine.check(prompt.token_ids, p)
+        ids: list[str] = []
+        outputs: list[RequestOutput] = []
+        with self._closing(ids), shown(len(prompts), "Generating", progress) as advance:
+            for prompt, p, rank in zip(prompts, params, priorities, strict=True):
+                seed = self._seed(p)
+                ids.append(self._local.add(prompt.token_ids, p, seed, priority=rank, adapter=adapter))
+            for prompt, p, request_id in zip(prompts, params, ids, strict=True):
+                outputs.append(self._collect(request_id, Collector(prompt.text, prompt_of(prompt.token_ids, p), p)))
+                advance()
+        if len(outputs) == 1 and outputs[0].error is not None:
+            raise outputs[0].error
+        return outputs
 
-    def _complete(self, prompt: ReadPrompt, params: SamplingParams) -> RequestOutput:
-        outputs = self.engine.complete(prompt.token_ids, params, self._seed(params))
-        return RequestOutput(prompt.text, prompt.token_ids, outputs)
+    def _collect(self, request_id: str, collector: Collector) -> RequestOutput:
+        while not collector.finished:
+            for result in self._local.take(request_id):
+                if isinstance(result, HalfbyteError):
+                    output = collector.output()
+                    output.error, output.finished = result, True
+                    return output
+                collector.add(result)  # type: ignore[arg-type]
+        return collector.output()
 
-    def _stream(self, prompt: ReadPrompt, params: SamplingParams | None) -> Iterator[Delta]:
+    def _stream(self, prompt: ReadPrompt, params: SamplingParams | None, adapter: str | None) -> Iterator[Delta]:
         params = params or SamplingParams()
-        if params.n != 1:
-            raise RequestError(f"n is {params.n}; a stream gives one answer, so it must be 1")
-        return self.engine.stream(prompt.token_ids, params, self._seed(params))
+        if params.drawn != 1:
+            raise RequestError(f"n is {params.drawn}; a stream gives one answer, so it must be 1")
+        self.engine.check(prompt.token_ids, params)
+        self.engine.adapters.get(adapter)
+        return self._stream_checked(prompt, params, self._seed(params), adapter)
+
+    def _stream_checked(
+        self, prompt: ReadPrompt, params: SamplingParams, seed: int, adapter: str | None
+    ) -> Iterator[Delta]:
+        yield from self._local.stream(self._local.add(prompt.token_ids, params, seed, adapter=adapter))
+
+    @contextlib.contextmanager
+    def _closing(self, ids: list[str]) -> Iterator[None]:
+        """Whatever happens, leave no request behind."""
+        try:
+            yield
+        finally:
+            for request_id in ids:
+                self._local.close(request_id)
 
     def _seed(self, params: SamplingParams) -> int:
         return self._seeds.getrandbits(63) if params.seed is None else params.seed
@@ -163,10 +285,15 @@ def _conversations(messages: Conversation | Sequence[Conversation]) -> list[Conv
     return list(messages)  # type: ignore[arg-type]
 
 
-def _shown(requests: list[T], progress: bool) -> Iterable[T]:
-    if not progress or not requests or not sys.stderr.isatty():
-        return requests
+@contextlib.contextmanager
+def shown(total: int, what: str, wanted: bool) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr, if it is a terminal; call what it gives for each part that is done."""
+    if not wanted or not total or not sys.stderr.isatty():
+        yield lambda: None
+        return
     from rich.console import Console  # noqa: PLC0415  only where somebody looks
-    from rich.progress import track  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
 
-    return track(requests, "Generating", console=Console(stderr=True))
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-FinishReason = Literal["stop", "length"]
+if TYPE_CHECKING:
+    import torch
+
+    from halfbyte.errors import HalfbyteError
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """How likely a token was: the natural logarithm of its probability, by the network alone, before any parameter."""
+
+    logprob: float
+    rank: int  # 1 is the likeliest
+    decoded_token: str | None = None
+
+
+LogprobsOfStep = dict[int, Logprob]  # by token id: the token itself first, then the likeliest
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +33,9 @@ class Delta:
     token_id: int
     finish_reason: FinishReason | None = None  # set on the last step
     stop_reason: int | str | None = None  # the stop string or stop token id that ended it, if one did
+    index: int = 0  # which of the request's answers
+    logprobs: LogprobsOfStep | None = None
+    prompt_logprobs: list[LogprobsOfStep | None] | None = None  # with the first step of answer 0, if asked for
 
 
 @dataclass(slots=True)
@@ -27,6 +47,8 @@ class CompletionOutput:
     token_ids: list[int]
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    logprobs: list[LogprobsOfStep] | None = None
+    cumulative_logprob: float | None = None
 
 
 @dataclass(slots=True)
@@ -37,3 +59,21 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput] = field(default_factory=list)
     finished: bool = True
+    prompt_logprobs: list[LogprobsOfStep | None] | None = None  # of each token after the first, which has none
+    error: HalfbyteError | None = None  # why it was not answered, or not to the end
+
+
+@dataclass(slots=True)
+class EmbeddingOutput:
+    """A prompt and its embedding, float32 [D]."""
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    embedding: torch.Tensor
+
+
+@dataclass(slots=True)
+class ScoringOutput:
+    """How alike two texts are: the cosine of the angle between their embeddings."""
+
+    score: float

@@ -1,73 +1,42 @@
-"""One answer in the making: its tokens, when it ends, and which of its text may be shown."""
+"""One sequence of tokens on its way through the scheduler: a prompt and one answer to it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from halfbyte.engine.outputs import Delta, FinishReason
-from halfbyte.engine.sampler import SamplerRow
-from halfbyte.engine.stop_strings import StopStrings
-
 if TYPE_CHECKING:
-    from halfbyte.checkpoint.tokenizer import Tokenizer
-    from halfbyte.engine.constraint import Constraint
-    from halfbyte.engine.sampling_params import SamplingParams
+    from halfbyte.engine.answer import Answer
+    from halfbyte.engine.request import Request
+    from halfbyte.engine.sampler_row import SamplerRow
+    from halfbyte.engine.speculate import NgramIndex
+
+Rank = tuple[int, int, int]
 
 
+@dataclass(slots=True, eq=False)
 class Sequence:
-    """Fed one token after another by whatever runs the network; knows nothing of caches or batches."""
+    """Tokens, the blocks that hold their keys and values, and how far these are computed."""
 
-    def __init__(
-        self,
-        prompt_token_ids: list[int],
-        params: SamplingParams,
-        tokenizer: Tokenizer,
-        context: int,
-        seed: int,
-        constraint: Constraint | None = None,
-    ) -> None:
-        """context: the most tokens, with the prompt's, that the sequence may have. constraint: this sequence's own."""
-        self.params = params
-        self.token_ids: list[int] = []
-        self.row = SamplerRow(params, seed, prompt_token_ids)
-        self.row.constraint = self._constraint = constraint
-        room = context - len(prompt_token_ids)
-        self.max_tokens = room if params.max_tokens is None else min(room, params.max_tokens)
-        self._eos = frozenset() if params.ignore_eos else tokenizer.eos_token_ids
-        self._decoder = tokenizer.stream(skip_special_tokens=params.skip_special_tokens)
-        self._stops = StopStrings(params.stop_strings, include=params.include_stop_str_in_output)
-        self._ban()
+    request: Request
+    rank: Rank  # (priority, arrival, index): the lower, the earlier served; no two are equal
+    token_ids: list[int]  # prompt and answer
+    answer: Answer
+    row: SamplerRow
+    cache_salt: bytes = b""  # what keys and values depend on besides the tokens
+    may_reuse_prefix: bool = True  # False if every token of the prompt must pass through the network
+    ngrams: NgramIndex | None = None  # what the draft is guessed from
+    draft: list[int] = field(default_factory=list)  # tokens guessed to come next, for the pass to check
+    num_computed: int = 0  # tokens whose keys and values are in the blocks
+    block_table: list[int] = field(default_factory=list)  # empty if and only if it waits
+    block_hashes: list[bytes] = field(default_factory=list)
 
-    def accept(self, token: int) -> Delta:
-        """Take the next token. The Delta says whether it was the last."""
-        self.token_ids.append(token)
-        self.row.record(token)
-        self._ban()
-        finish, reason = self._ended_by(token)
-        shown = finish != "stop" or self.params.include_stop_str_in_output
-        if self._constraint is not None:
-            self._constraint.accept(token)
-            if finish != "stop" and self._constraint.finished:  # nothing can follow: no need to wait for an end token
-                finish = "stop"
-        text = self._decoder.push(token) if shown else ""
-        if finish:
-            text += self._decoder.flush()
-        if len(self.token_ids) > self.params.min_tokens:
-            text, found = self._stops.push(text)
-            if found is not None:
-                return Delta(text, token, "stop", found)
-            if finish:
-                text += self._stops.flush()
-        return Delta(text, token, finish, reason)
+    @property
+    def pending(self) -> int:
+        """Tokens to compute before the next one can be chosen, and the draft behind them."""
+        return len(self.token_ids) + len(self.draft) - self.num_computed
 
-    def _ended_by(self, token: int) -> tuple[FinishReason | None, int | None]:
-        if token in self._eos:
-            return "stop", None
-        if token in self.params.stop_ids:
-            return "stop", token
-        return ("length" if len(self.token_ids) >= self.max_tokens else None), None
-
-    def _ban(self) -> None:
-        """Nothing that would end the answer may come before min_tokens."""
-        early = len(self.token_ids) < self.params.min_tokens
-        self.row.banned = (*self._eos, *self.params.stop_ids) if early else ()
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt_token_ids)

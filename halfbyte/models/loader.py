@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 Compute = Literal["auto", "float32"]
 
 
-def load_network(checkpoint: Checkpoint, compute: Compute = "auto") -> Network:
-    """Build the network. compute="float32" makes 4-bit weights float and rounds no activation (exact, slower)."""
-    kernels = pick_kernels(checkpoint, compute)
+def load_network(checkpoint: Checkpoint, compute: Compute = "auto", *, adaptable: bool = False) -> Network:
+    """Build the network. compute="float32" makes 4-bit weights float and rounds no activation (exact, slower).
+
+    adaptable: passes can be given adapters.
+    """
+    kernels = pick_kernels(checkpoint, compute, adaptable=adaptable)
     embedding = checkpoint.tensor("model.embed_tokens.weight")
     tied = checkpoint.config.tie_word_embeddings
     return Network(
@@ -34,13 +37,13 @@ def load_network(checkpoint: Checkpoint, compute: Compute = "auto") -> Network:
     )
 
 
-def pick_kernels(checkpoint: Checkpoint, compute: Compute) -> Kernels:
+def pick_kernels(checkpoint: Checkpoint, compute: Compute, *, adaptable: bool = False) -> Kernels:
     """Int4 kernels for a quantized checkpoint, the float32 reference for any other, or when asked for."""
     if compute == "float32" or checkpoint.container is None:
         return ReferenceKernels()
     from halfbyte.kernels.cpu.onnx_kernels import OnnxKernels  # noqa: PLC0415  onnxruntime takes 0.2 s to import
 
-    return OnnxKernels()
+    return OnnxKernels(adaptable=adaptable)
 
 
 def read_blocks(checkpoint: Checkpoint) -> Iterator[Block]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
     from halfbyte.checkpoint.config import ModelConfig
     from halfbyte.models.attend import Attend
+
+# (span, name of the linear in it, its input, its output, to be added to): see interface.Adapt
+AdaptLayer = Callable[[int, str, torch.Tensor, torch.Tensor], None]
+Watch = Callable[[str, torch.Tensor], None]
 
 
 @dataclass(slots=True)
@@ -65,17 +71,39 @@ class Network:
         self.spans.append(kernels.span(Span(config.rms_norm_eps, after, final_norm, None)))
         self.head = kernels.head(head)
 
+    @property
+    def device(self) -> torch.device:
+        """Where tokens are to be."""
+        return self.embedding.device
+
     @torch.inference_mode()
     def forward(
-        self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend, lengths: torch.Tensor | None = None
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        lengths: torch.Tensor | None = None,
+        adapt: AdaptLayer | None = None,
+        watch: Watch | None = None,
     ) -> torch.Tensor:
-        """Hidden states [T, D] after the final norm, for tokens [T] at positions [T] (lengths: see `Rope`)."""
+        """Hidden states [T, D] after the final norm, for tokens [T] at positions [T] (lengths: see `Rope`).
+
+        adapt: what adapters add. watch: shown what each part gives, by the part's name, to look for damage.
+        """
+        see = watch or (lambda part, value: None)
         with self.kernels.threads(tokens.shape[0]):
             cos, sin = self.rope(positions, lengths)
-            x, residual = self.spans[0](None, self.embedding[tokens].float())
+            embedded = self.embedding[tokens].float()
+            see("the embedding", embedded)
+            x, residual = self.spans[0](None, embedded, adapt and partial(adapt, 0))
             for layer, span in enumerate(self.spans[1:]):
+                see(f"the q, k and v projection of layer {layer}", x)
                 q, k, v = split_heads(x, self.config, self.qk_norms[layer], cos, sin)
-                x, residual = span(attend(layer, q, k, v), residual)
+                attended = attend(layer, q, k, v)
+                see(f"the attention of layer {layer}", attended)
+                x, residual = span(attended, residual, adapt and partial(adapt, layer + 1))
+                see(f"the output projection or MLP of layer {layer}", residual)
+            see("the final norm", x)
             return x.clone()  # kernels may reuse their buffers
 
     @torch.inference_mode()

@@ -11,7 +11,8 @@ import torch
 from tiny_repository import write_repository
 
 from halfbyte.engine.llm import LLM
-from halfbyte.engine.sampler import SamplerRow, sample
+from halfbyte.engine.sampler import sample
+from halfbyte.engine.sampler_row import SamplerRow
 from halfbyte.engine.sampling_params import SamplingParams
 from halfbyte.errors import PromptError, RequestError
 from halfbyte.prompts.functions import FunctionPrompt
@@ -103,9 +104,8 @@ def test_free_rows_beside_a_constrained_one_are_untouched():
         def allowed(self):
             return torch.arange(8) == 3
 
-    rows = [SamplerRow(SamplingParams(temperature=0), 0, []) for _ in range(2)]
-    rows[1].constraint = Only()
-    rows[1].banned = (3,)
+    params = SamplingParams(temperature=0, min_tokens=1)
+    rows = [SamplerRow(params, 0, []), SamplerRow(params, 0, [], ends=(3,), constraint=Only())]
     logits = torch.zeros(2, 8)
     logits[:, 5] = 1
     assert sample(logits, rows) == [5, 3]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+from one_sequence import OneSequence
 from tiny_network import ByteTokenizer, ScriptedNetwork, random_network, tiny_config
 
-from halfbyte.engine.generate import Engine
-from halfbyte.engine.kv_cache import SequenceCache
-from halfbyte.engine.runner import next_logits
+from halfbyte.engine.collector import Collector
+from halfbyte.engine.core import Engine
+from halfbyte.engine.local import LocalEngine
 from halfbyte.engine.sampling_params import SamplingParams
 from halfbyte.errors import GenerationError, RequestError
 
@@ -21,7 +22,24 @@ def answer(script, *, prompt=3, context=64, **params):
     tokens = [t for part in script for t in (part.encode() if isinstance(part, str) else [part])]
     engine = Engine(ScriptedNetwork(tokens, prompt, context), ByteTokenizer(), context)
     settings = {"temperature": 0, "max_tokens": 30} | params
-    return list(engine.stream([1] * prompt, SamplingParams(**settings), 0))
+    return list(stream(engine, [1] * prompt, SamplingParams(**settings)))
+
+
+def stream(engine, prompt, params, seed=0):
+    local = LocalEngine(engine)
+    yield from local.stream(local.add(prompt, params, seed))
+    engine.scheduler.pool.check_idle()
+
+
+def complete(engine, prompt, params, seed):
+    local, collector = LocalEngine(engine), Collector(None, prompt, params)
+    request = local.add(prompt, params, seed)
+    while not collector.finished:
+        for delta in local.take(request):
+            collector.add(delta)
+    local.close(request)
+    engine.scheduler.pool.check_idle()
+    return collector.output().outputs
 
 
 def ended(deltas):
@@ -93,21 +111,21 @@ def test_min_tokens_exempts_stop_strings():
 def test_a_long_prompt_is_read_in_chunks():
     network = ScriptedNetwork([EOS], 1100, 2000)
     engine = Engine(network, ByteTokenizer(), 2000)
-    assert len(list(engine.stream([1] * 1100, SamplingParams(), 0))) == 1
+    assert len(list(stream(engine, [1] * 1100, SamplingParams()))) == 1
     assert network.passes == [512, 512, 76]
 
 
 def test_prompts_that_cannot_be():
     engine = Engine(ScriptedNetwork([EOS], 3), ByteTokenizer(), 64)
     with pytest.raises(RequestError, match=r"prompt has 65 tokens and the context is 64"):
-        engine.stream([1] * 65, SamplingParams(), 0)
+        engine.add([1] * 65, SamplingParams())
     with pytest.raises(RequestError, match=r"at most 63 tokens of prompt"):
-        engine.stream([1] * 64, SamplingParams(), 0)
+        engine.add([1] * 64, SamplingParams())
     with pytest.raises(RequestError, match="empty"):
-        engine.stream([], SamplingParams(), 0)
+        engine.add([], SamplingParams())
     with pytest.raises(RequestError, match=r"token 1 of the prompt is 257; ids are 0 to 256"):
-        engine.stream([1, 257], SamplingParams(), 0)
-    assert len(list(engine.stream([1] * 63, SamplingParams(ignore_eos=True), 0))) == 1
+        engine.add([1, 257], SamplingParams())
+    assert len(list(stream(engine, [1] * 63, SamplingParams(ignore_eos=True)))) == 1
 
 
 def test_logits_that_are_not_finite_are_an_error():
@@ -118,7 +136,7 @@ def test_logits_that_are_not_finite_are_an_error():
                 logits[0, 7] = math.nan
             return logits
 
-    deltas = Engine(Broken([65], 3), ByteTokenizer(), 64).stream([1, 2, 3], SamplingParams(), 0)
+    deltas = stream(Engine(Broken([65], 3), ByteTokenizer(), 64), [1, 2, 3], SamplingParams())
     assert [next(deltas).text, next(deltas).text] == ["A", "A"]
     with pytest.raises(GenerationError, match="not finite after 5 tokens"):
         next(deltas)
@@ -126,7 +144,7 @@ def test_logits_that_are_not_finite_are_an_error():
 
 def test_it_may_be_closed_at_any_moment():
     network = ScriptedNetwork([65], 3)
-    deltas = Engine(network, ByteTokenizer(), 64).stream([1, 2, 3], SamplingParams(max_tokens=50), 0)
+    deltas = stream(Engine(network, ByteTokenizer(), 64), [1, 2, 3], SamplingParams(max_tokens=50))
     next(deltas)
     next(deltas)
     deltas.close()
@@ -142,13 +160,13 @@ def test_n_answers_read_the_prompt_once_and_equal_each_alone():
     network.forward = lambda tokens, *rest: passes.append(len(tokens)) or forward(tokens, *rest)
     prompt = list(b"Hello, my name is")
     params = SamplingParams(n=4, max_tokens=12, top_k=50, repetition_penalty=1.1, ignore_eos=True)
-    outputs = engine.complete(prompt, params, seed=11)
-    assert passes == [17] + [1] * 44
+    outputs = complete(engine, prompt, params, seed=11)
+    assert passes == [17, 3 + 1] + [4] * 10 + [3]  # one block of the prompt is shared, its last token is not in it
     assert [o.index for o in outputs] == [0, 1, 2, 3]
     assert len({tuple(o.token_ids) for o in outputs}) == 4
     alone = SamplingParams(max_tokens=12, top_k=50, repetition_penalty=1.1, ignore_eos=True)
     for i, output in enumerate(outputs):
-        assert engine.complete(prompt, alone, seed=11 + i)[0].token_ids == output.token_ids
+        assert complete(engine, prompt, alone, seed=11 + i)[0].token_ids == output.token_ids
 
 
 def test_greedy_is_the_likeliest_token_of_each_whole_pass():
@@ -156,7 +174,7 @@ def test_greedy_is_the_likeliest_token_of_each_whole_pass():
     network = random_network(config)
     prompt = list(b"The capital")
     params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
-    (output,) = Engine(network, ByteTokenizer(), 256).complete(prompt, params, 0)
+    (output,) = complete(Engine(network, ByteTokenizer(), 256), prompt, params, 0)
     for i, token in enumerate(output.token_ids):
         so_far = prompt + output.token_ids[:i]
-        assert int(next_logits(network, SequenceCache(config, 256), so_far).argmax()) == token
+        assert int(OneSequence(network, 256).next_logits(so_far).argmax()) == token

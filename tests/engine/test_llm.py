@@ -73,7 +73,7 @@ def test_other_forms_are_refused(llm, prompt):
 
 
 def test_nothing_is_answered_if_one_request_is_wrong(llm, monkeypatch):
-    monkeypatch.setattr(llm.engine, "complete", None)
+    monkeypatch.setattr(llm.engine, "step", None)
     with pytest.raises(RequestError, match="empty"):
         llm.generate(["good", ""])
     with pytest.raises(RequestError, match="the prompt has 300 tokens and the context is 256"):

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfbyte.engine import sampler
-from halfbyte.engine.sampler import SamplerRow, sample
+from halfbyte.engine.logit_edits import penalize
+from halfbyte.engine.sampler import sample
+from halfbyte.engine.sampler_row import SamplerRow
 from halfbyte.engine.sampling_params import SamplingParams
 
 GRID = 4000
@@ -168,7 +170,7 @@ def test_repetition_penalty_is_transformers():
         for token in answer:
             row.record(token)
     ours = logits.clone()
-    sampler.penalize(ours, rows)
+    penalize(ours, rows)
     expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([prompt + answer]), logits[:1].clone())
     assert torch.equal(ours[0], expected[0])
     assert torch.equal(ours[1], logits[1])
@@ -202,6 +204,5 @@ def test_kept_tokens_are_transformers(ours, theirs):
 
 
 def test_banned_tokens_are_not_drawn():
-    row = SamplerRow(SamplingParams(temperature=0), 0, [])
-    row.banned = (2, 0)
+    row = SamplerRow(SamplingParams(temperature=0, min_tokens=1), 0, [], ends=(2, 0))
     assert sample(torch.tensor([[5.0, 1.0, 9.0, 3.0]]), [row]) == [3]

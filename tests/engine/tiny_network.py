@@ -75,6 +75,9 @@ class ByteTokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return list(text.encode())
 
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        return bytes(i for i in ids if i < 256).decode(errors="replace")
+
     def stream(self, *, skip_special_tokens: bool = True) -> ByteStream:
         return ByteStream()
 
@@ -97,16 +100,16 @@ class ScriptedNetwork:
         self.config = tiny_config(vocab_size=257, max_position_embeddings=context)
         self.script, self.prompt = script, prompt
         self.passes: list[int] = []
+        self.device = torch.device("cpu")
         self.kernels = ReferenceKernels()
 
-    def forward(self, tokens, positions, attend, lengths=None):
+    def forward(self, tokens, positions, attend, lengths=None, adapt=None, watch=None):
         self.passes.append(len(tokens))
-        attend.length += len(tokens)
         return positions[:, None].float()
 
     def logits(self, hidden):
-        step = int(hidden[-1, 0]) + 1 - self.prompt
-        logits = torch.zeros(1, 257)
-        logits[0, self.script[step % len(self.script)]] = 50.0
-        logits[0, ord("_")] = 25.0  # what comes where the first choice is banned
+        logits = torch.zeros(len(hidden), 257)
+        for row, position in zip(logits, hidden[:, 0].int().tolist(), strict=True):
+            row[self.script[(position + 1 - self.prompt) % len(self.script)]] = 50.0
+            row[ord("_")] = 25.0  # what comes where the first choice is banned
         return logits

@@ -9,9 +9,9 @@ from transformers import AutoTokenizer
 from halfbyte import LLM, AutoAWQForCausalLM, SamplingParams
 from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.open import open_source
-from halfbyte.engine.kv_cache import SequenceCache
 from halfbyte.integrations import without_cuda
 from halfbyte.integrations.fused_model import load_fused
+from halfbyte.models.attend import WholeSequences
 
 pytestmark = pytest.mark.timeout(900)  # the first test to use the real model quantizes it
 
@@ -57,8 +57,7 @@ def test_8_bit_activations_leave_the_same_answers(smollm2_awq, tokenizer):
     def ours(disturbed=0.0):
         plain = network.embedding
         network.embedding = plain.float() * (1 + disturbed * torch.randn(plain.shape))
-        cache = SequenceCache(network.config, ids.shape[1])
-        logits = network.logits(network.forward(ids[0], torch.arange(ids.shape[1]), cache))
+        logits = network.logits(network.forward(ids[0], torch.arange(ids.shape[1]), WholeSequences(network.config, 1)))
         network.embedding = plain
         return logits
 

@@ -6,11 +6,10 @@ import json
 
 import pytest
 import torch
+from one_sequence import OneSequence
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.open import open_source
-from halfbyte.engine.kv_cache import SequenceCache
-from halfbyte.engine.runner import next_logits
 from halfbyte.models.attend import WholeSequences
 from halfbyte.models.loader import load_network
 
@@ -130,9 +129,9 @@ def check(model, folder):
     assert (logits_of(network, ids) - expected).abs().max() < TOLERANCE
     if network.config.rope.rope_type == "dynamic":
         return  # there the past depends on when it was computed
-    cache = SequenceCache(network.config, TOKENS)
-    stepwise = [next_logits(network, cache, ids[:20].tolist())]
-    stepwise += [next_logits(network, cache, [int(token)]) for token in ids[20:]]
+    past = OneSequence(network, TOKENS)
+    stepwise = [past.next_logits(ids[:20].tolist())]
+    stepwise += [past.next_logits([int(token)]) for token in ids[20:]]
     assert (torch.cat(stepwise) - expected[19:]).abs().max() < TOLERANCE
 
 
@@ -181,9 +180,9 @@ def test_dynamic_rope_while_generating(tmp_path):
     ids = tokens(24)
     expected = model.generate(ids[None], max_new_tokens=40, do_sample=False, pad_token_id=0)[0, 24:].tolist()
     network = load(tmp_path)
-    cache, step, ours = SequenceCache(network.config, 64), ids.tolist(), []
+    past, step, ours = OneSequence(network, 64), ids.tolist(), []
     for _ in range(40):
-        step = [int(next_logits(network, cache, step).argmax())]
+        step = [int(past.next_logits(step).argmax())]
         ours += step
     assert ours == expected
 

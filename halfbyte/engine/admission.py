@@ -1,0 +1,36 @@
+"""What a request must be before anything is computed for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from halfbyte.errors import RequestError
+
+if TYPE_CHECKING:
+    from halfbyte.engine.sampling_params import SamplingParams
+
+
+def prompt_of(token_ids: list[int], params: SamplingParams) -> list[int]:
+    """The prompt's tokens, cut as `params` say."""
+    return token_ids if params.truncate_prompt_tokens is None else token_ids[-params.truncate_prompt_tokens :]
+
+
+def check_request(token_ids: list[int], params: SamplingParams, context: int, vocabulary: int, least: int = 1) -> None:
+    """Raise RequestError unless this can be a prompt. least: tokens that there must be room for behind it."""
+    count = len(token_ids)
+    if count == 0:
+        raise RequestError("the prompt is empty: give at least one token")
+    if count > context - least:
+        raise RequestError(
+            f"the prompt has {count} tokens and the context is {context}, prompt and answer together: "
+            f"at most {context - least} tokens of prompt leave room for an answer"
+            if least
+            else f"the prompt has {count} tokens and the context is {context}"
+        )
+    for place, token in enumerate(token_ids):
+        if not 0 <= token < vocabulary:
+            raise RequestError(f"token {place} of the prompt is {token}; ids are 0 to {vocabulary - 1}")
+    for name in ("logit_bias", "allowed_token_ids"):
+        wrong = [token for token in getattr(params, name) or () if token >= vocabulary]
+        if wrong:
+            raise RequestError(f"{name} names token {wrong[0]}; ids are 0 to {vocabulary - 1}")

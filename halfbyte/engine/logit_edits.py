@@ -1,0 +1,108 @@
+"""What parameters do to logits before a token is chosen. The rows' edits are gathered first and applied together."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from halfbyte.engine.sampler_row import SamplerRow
+
+
+def edit(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+    """In place, on float32 logits [B, V]."""
+    restrict(logits, rows)
+    ban(logits, rows)
+    add_bias(logits, rows)
+    penalize(logits, rows)
+
+
+def restrict(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+    """Leave a chance only to tokens that a constraint or allowed_token_ids allow.
+
+    A ban that would leave none does not count.
+    """
+    chosen = [i for i, row in enumerate(rows) if _is_restricted(row)]
+    if not chosen:
+        return
+    allowed = np.stack([_allowed(rows[i], logits.shape[1]) for i in chosen])
+    if chosen == list(range(len(rows))):
+        logits.masked_fill_(~torch.from_numpy(allowed).to(logits.device), -math.inf)
+    else:
+        logits[chosen] = logits[chosen].masked_fill_(~torch.from_numpy(allowed).to(logits.device), -math.inf)
+
+
+def ban(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+    """Give banned tokens no chance (in restricted rows it is done)."""
+    banned = [(i, list(row.banned)) for i, row in enumerate(rows) if not _is_restricted(row)]
+    _scatter(logits, [(i, ids, [-math.inf] * len(ids)) for i, ids in banned if ids])
+
+
+def add_bias(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+    """logit_bias."""
+    biased = [(i, row.params.logit_bias) for i, row in enumerate(rows) if row.params.logit_bias]
+    _scatter(logits, [(i, list(bias), list(bias.values())) for i, bias in biased])
+
+
+def penalize(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+    """Penalties for tokens that were there before.
+
+    Repetition (CTRL, arXiv:1909.05858): positive logits are divided by it, negative ones multiplied. Then frequency
+    times the number of times that the answer has the token, and presence if it has it, are taken away.
+    """
+    counted = [(i, *found) for i, row in enumerate(rows) if (found := row.counted) is not None]
+    if not counted:
+        return
+    where = _places([(i, len(ids)) for i, ids, _ in counted]), np.concatenate([ids for _, ids, _ in counted])
+    counts = np.concatenate([counts for *_, counts in counted])
+    parameters = np.array(
+        [
+            (p.repetition_penalty, p.frequency_penalty, p.presence_penalty)
+            for p in (rows[i].params for i, *_ in counted)
+        ],
+        dtype=np.float32,
+    ).repeat([len(ids) for _, ids, _ in counted], axis=0)
+    lost = parameters[:, 1] * counts + parameters[:, 2] * (counts > 0)
+    device = logits.device
+    index = tuple(torch.from_numpy(x).to(device) for x in where)
+    penalty, less = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (parameters[:, 0], lost))
+    scores = logits[index]
+    logits[index] = torch.where(scores > 0, scores / penalty, scores * penalty) - less
+
+
+def _is_restricted(row: SamplerRow) -> bool:
+    return row.constraint is not None or row.params.allowed_token_ids is not None
+
+
+def _allowed(row: SamplerRow, vocabulary: int) -> np.ndarray:
+    """Which tokens may come next: bool [V], at least one of them."""
+    allowed = np.ones(vocabulary, dtype=bool) if row.constraint is None else row.constraint.allowed().numpy().copy()
+    if row.params.allowed_token_ids is not None:
+        listed = np.zeros(vocabulary, dtype=bool)
+        listed[list(row.params.allowed_token_ids)] = True
+        allowed = allowed & listed if (allowed & listed).any() else allowed
+    if row.banned:
+        others = allowed.copy()
+        others[list(row.banned)] = False
+        allowed = others if others.any() else allowed
+    return allowed
+
+
+def _scatter(logits: torch.Tensor, edits: list[tuple[int, list[int], list[float]]]) -> None:
+    """Add values to logits: (row, token ids, values)."""
+    if not edits:
+        return
+    rows = torch.from_numpy(_places([(i, len(ids)) for i, ids, _ in edits]))
+    ids = torch.tensor([token for _, ids, _ in edits for token in ids])
+    values = torch.tensor([value for *_, values in edits for value in values])
+    index = (rows.to(logits.device), ids.to(logits.device))
+    logits[index] = logits[index] + values.to(logits.device)  # an id that comes twice is added once
+
+
+def _places(counts: list[tuple[int, int]]) -> np.ndarray:
+    return np.repeat(np.array([i for i, _ in counts]), [count for _, count in counts])

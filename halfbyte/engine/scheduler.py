@@ -1,0 +1,140 @@
+"""Which tokens of which sequences go into the next pass. Knows neither network nor device."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from halfbyte.engine.block_pool import BlockPool, block_hashes
+
+if TYPE_CHECKING:
+    from halfbyte.engine.sequence import Sequence
+
+by_rank = attrgetter("rank")
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A sequence's part of a pass: `count` tokens from its first one that is not computed yet."""
+
+    sequence: Sequence
+    count: int
+
+    @property
+    def drafted(self) -> int:
+        """How many of the tokens are guesses."""
+        return max(0, self.sequence.num_computed + self.count - len(self.sequence.token_ids))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the pass is to choose a next token."""
+        sequence = self.sequence
+        return not sequence.request.pooling and sequence.num_computed + self.count >= len(sequence.token_ids)
+
+
+class Scheduler:
+    """Serves sequences in the order of their rank: priority, then arrival.
+
+    Each takes as many of its tokens as the pass still has room for, so that a long prompt is read in chunks beside
+    the others' single tokens. When blocks run out, the last in rank gives its own back and will be computed again. A
+    sequence is never overtaken for lack of blocks, so none starves among its equals.
+    """
+
+    def __init__(self, pool: BlockPool, block_size: int, max_tokens: int, max_seqs: int, *, caching: bool) -> None:
+        """max_tokens, max_seqs: the most of a pass. caching: share blocks of equal beginnings."""
+        self.pool = pool
+        self.block_size = block_size
+        self.max_tokens = max_tokens
+        self.max_seqs = max_seqs
+        self.caching = caching
+        self.waiting: list[Sequence] = []  # both in the order of rank; those that run hold blocks
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self.cached_tokens = 0  # that were found instead of computed
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence."""
+        insort(self.waiting, sequence, key=by_rank)
+
+    def schedule(self) -> list[Scheduled]:
+        """The next pass."""
+        batch: list[Scheduled] = []
+        room, preemptions = self.max_tokens, self.preemptions
+        for sequence in self._in_order():
+            if room == 0 or len(batch) == self.max_seqs:
+                break
+            is_new = not sequence.block_table
+            if is_new and self.preemptions > preemptions:
+                break  # blocks have just run out
+            if is_new:
+                self._reuse_prefix(sequence)
+            count = min(sequence.pending, room)
+            if not self._make_room(sequence, count):
+                self._let_go(sequence) if is_new else None
+                break
+            if is_new:
+                _remove(self.waiting, sequence)
+                insort(self.running, sequence, key=by_rank)
+                self.cached_tokens += sequence.num_computed
+            batch.append(Scheduled(sequence, count))
+            room -= count
+        return batch
+
+    def computed(self, sequence: Sequence, end: int) -> None:
+        """Take note that a sequence's tokens before `end` are in its blocks, for good."""
+        before, full = sequence.num_computed // self.block_size, end // self.block_size
+        sequence.num_computed = end
+        if self.caching and full > before:
+            hashes = self._hashes(sequence, end)
+            for i in range(before, full):
+                self.pool.remember(sequence.block_table[i], hashes[i])
+
+    def remove(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """A sequence has ended, at whatever point. keep=False: what it has computed must not be used again."""
+        _remove(self.running if sequence.block_table else self.waiting, sequence)
+        self._let_go(sequence, keep=keep)
+
+    def _in_order(self) -> list[Sequence]:
+        most = len(self.running) + self.max_seqs
+        return list(islice(merge(self.running, self.waiting[: self.max_seqs], key=by_rank), most))
+
+    def _make_room(self, sequence: Sequence, count: int) -> bool:
+        """Give a sequence the blocks that `count` more tokens take, if need be by preempting those behind it."""
+        end = sequence.num_computed + count
+        missing = -(-end // self.block_size) - len(sequence.block_table)
+        while missing > self.pool.available:
+            if not self.running or self.running[-1].rank <= sequence.rank:
+                return False
+            self._preempt(self.running[-1])
+        sequence.block_table += self.pool.allocate(max(missing, 0))
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        _remove(self.running, sequence)
+        self._let_go(sequence)
+        self.add(sequence)
+        self.preemptions += 1
+
+    def _reuse_prefix(self, sequence: Sequence) -> None:
+        """Begin with cached blocks, but leave at least the last token to compute: its logits are needed."""
+        if self.caching and sequence.may_reuse_prefix:
+            full = (len(sequence.token_ids) - 1) // self.block_size
+            sequence.block_table = self.pool.share(self._hashes(sequence, full * self.block_size)[:full])
+            sequence.num_computed = len(sequence.block_table) * self.block_size
+
+    def _let_go(self, sequence: Sequence, *, keep: bool = True) -> None:
+        self.pool.release(sequence.block_table, keep=keep)
+        sequence.block_table, sequence.num_computed, sequence.draft = [], 0, []
+
+    def _hashes(self, sequence: Sequence, end: int) -> list[bytes]:
+        return block_hashes(sequence.block_hashes, sequence.cache_salt, sequence.token_ids, self.block_size, end)
+
+
+def _remove(queue: list[Sequence], sequence: Sequence) -> None:
+    place = bisect_left(queue, sequence.rank, key=by_rank)
+    assert queue[place] is sequence
+    del queue[place]
