@@ -1,16 +1,17 @@
 """Plans beside their claims: one JSON object a line.
 
-    python benchmarks/rewoo.py [MODEL] [--questions N] [--show]
+    python benchmarks/rewoo.py [MODEL] [--split test|dev] [--questions N] [--show]
 
 Without MODEL: the card's example plan end to end (search results and pages recorded in data/, served on loopback and
 scraped through the guard), parallel steps, overhead, parsing, mutated plans.
 
-With MODEL, a repository that halfbyte runs: also plans against ReAct in a closed world (data/rewoo_world.json), with
-the same model, look-up and worked examples for both, and both constrained by a grammar. "plans" may be any that can be
-run; in "plans from templates" the layout is the worked example's of that kind of question and the model fills in the
-names, which is help that ReAct does not get. ReAct's turns are free but for their form; the sixth must finish. An
-answer is correct if it names the right thing and not its rival. Tokens are all that the model reads and writes for a
-question, the mean over questions.
+With MODEL, whatever halfbyte runs: also plans against ReAct in a closed world (data/rewoo_world.json: documents about
+people, companies and towns that are made up, 30 test questions of 3 kinds, and 12 others that the set-up was tuned on),
+with the same model, look-up and worked examples for both, and both constrained by a grammar, so that none can be
+malformed. "plans" may be any that can be run, up to six steps; in "plans from a library" the layout must be that of a
+worked example, which the model chooses and fills with names. ReAct's turns are free but for their form; the sixth must
+finish. An answer is correct if it names the right thing and not its rival. Tokens are all that the model reads and
+writes for a question, the planner's prompt included, the mean over questions.
 """
 
 from __future__ import annotations
@@ -31,18 +32,21 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from rewoo_examples import examples_before, library_grammar
 from rewoo_react import react
-from rewoo_world import DATA, LOOKUP, WORLD, correct, lookup, rewoo_question, template_grammar
+from rewoo_world import DATA, LOOKUP, correct, lookup, questions
 
 from halfbyte.errors import HalfbyteError, PlanError, RunError
 from halfbyte.rewoo import Executor, Limits, parse_plan, plan_grammar, planner_prompt, tool, tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from halfbyte.rewoo.completion import Completion, Model
 
 CARD_PLAN = (DATA / "rewoo_card_plan.txt").read_text("utf-8")
+BRIEF = "Answer with the name alone."  # before every question to the KnowledgeModel of the closed world
+METHODS = ("react", "plans", "plans from a library")
 CARD_TOOLS = ("DuckDuckGo", "TextScraper", "HyperlinkExtractor", "KnowledgeModel")
 
 
@@ -196,27 +200,28 @@ def mutated() -> None:
 # -- with a model
 
 
-async def plans_or_react(model: Model, questions: list[dict[str, str]], verbose: bool) -> None:
+async def plans_or_react(model: Model, asked: list[dict[str, str]], wanted: list[str], verbose: bool) -> None:
     looking = tool(name="Lookup", description=LOOKUP)(_lookup)
-    chosen = [looking, tools.knowledge_model(model, max_tokens=32)]
+    chosen = [looking, tools.knowledge_model(model, instruction=BRIEF, max_tokens=24)]
     methods = {
         "react": lambda question: react(model, question["question"]),
-        "plans": functools.partial(planned, model, chosen, None),
-        "plans from templates": functools.partial(planned, model, chosen, template_grammar),
+        "plans": functools.partial(planned, model, chosen, plan_grammar(chosen, 6)),
+        "plans from a library": functools.partial(planned, model, chosen, library_grammar()),
     }
     totals = {}
-    for name, method in methods.items():
-        rows = []
-        for question in questions:
+    for name in wanted:
+        rows, method = [], methods[name]
+        for question in asked:
             answer, read, written = await method(question)
             rows.append((correct(question, answer), read, written))
             if verbose:
-                show(method=name, question=question["question"], right=question["answer"], answer=answer, read=read)
+                show(method=name, question=question["question"], right=question["answer"], answer=answer, read=read,
+                     correct=rows[-1][0])  # fmt: skip
         right, read, written = (statistics.mean(column) for column in zip(*rows, strict=True))
         totals[name] = (right, read)
         show(benchmark="closed world", method=name, questions=len(rows), accuracy=round(right, 3),
              prompt_tokens=round(read, 1), completion_tokens=round(written, 1))  # fmt: skip
-    for name in ("plans", "plans from templates"):
+    for name in [name for name in wanted if name != "react" and "react" in wanted]:
         (right, read), (react_right, react_read) = totals[name], totals["react"]
         show(benchmark=f"{name} over react", prompt_tokens_ratio=round(read / react_read, 3), limit=0.333,
              accuracy_difference=round(right - react_right, 3))  # fmt: skip
@@ -226,12 +231,9 @@ async def _lookup(query: str) -> str:
     return lookup(query)
 
 
-async def planned(
-    model: Model, chosen: list[Any], template: Callable[[str], str] | None, question: dict[str, str]
-) -> tuple[str, int, int]:
+async def planned(model: Model, chosen: list[Any], grammar: str, question: dict[str, str]) -> tuple[str, int, int]:
     """The answer, and all tokens read and written for it, the plan's included; no answer if the plan fails."""
-    grammar = template(question["kind"]) if template else plan_grammar(chosen, 6)
-    prompt = planner_prompt(chosen, rewoo_question(question["question"]))
+    prompt = planner_prompt(chosen, examples_before(question["question"]))
     written = await model.complete(prompt, max_tokens=400, grammar=grammar)
     try:
         result = await Executor(chosen).run(parse_plan(written.text, chosen))
@@ -244,24 +246,27 @@ async def planned(
     return answer, written.prompt_tokens + read, written.completion_tokens + wrote
 
 
-async def run(model: Model | None, name: str, count: int, verbose: bool) -> None:
-    await card_example(RecordedModel(), "recorded answers")  # type: ignore[arg-type]
-    await parallel()
-    await overhead()
-    parsing()
-    mutated()
+async def run(model: Model | None, args: argparse.Namespace) -> None:
+    if not args.only_world:
+        await card_example(RecordedModel(), "recorded answers")  # type: ignore[arg-type]
+        await parallel()
+        await overhead()
+        parsing()
+        mutated()
     if model:
-        with contextlib.suppress(HalfbyteError):
-            await card_example(model, name)
-        questions = WORLD["questions"]
-        step = max(1, len(questions) // count)
-        await plans_or_react(model, questions[::step][:count], verbose)
+        if not args.only_world:
+            with contextlib.suppress(HalfbyteError):
+                await card_example(model, args.model)
+        await plans_or_react(model, questions(args.split, args.questions), args.methods, args.show)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?")
-    parser.add_argument("--questions", type=int, default=len(WORLD["questions"]))
+    parser.add_argument("--split", choices=("test", "dev"), default="test", help="questions to measure or to tune on")
+    parser.add_argument("--questions", type=int, metavar="N", help="only N of them, of all kinds in turn")
+    parser.add_argument("--only-world", action="store_true", help="leave out what needs no model")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--show", action="store_true", help="also print every answer")
     args = parser.parse_args()
     model: Model | None = None
@@ -270,7 +275,7 @@ def main() -> None:
         from halfbyte.rewoo.completion import LocalModel
 
         model = LocalModel(LLM(args.model))
-    asyncio.run(run(model, args.model or "", args.questions, args.show))
+    asyncio.run(run(model, args))
 
 
 if __name__ == "__main__":

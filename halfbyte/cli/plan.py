@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +12,15 @@ import typer
 from halfbyte.cli.choices import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from halfbyte.rewoo.completion import Model
     from halfbyte.rewoo.executor import Result
     from halfbyte.rewoo.plan import Plan
     from halfbyte.rewoo.tool import Tool
     from halfbyte.rewoo.trace import StepTrace, Trace
 
+MOST_TOKENS = 768  # of a plan, and of an answer made of all the evidence
 TOOLS = ("DuckDuckGo", "TextScraper", "HyperlinkExtractor", "KnowledgeModel", "Calculator")
 
 
@@ -78,11 +82,10 @@ def plan(
         raise typer.BadParameter("a model is needed: give --model or --endpoint", param_hint="--model")
     answers = load_model(model, endpoint, endpoint_model)
     table = [make_tool(name, answers) for name in chosen]
-    parsed = asyncio.run(write_plan(question, table, answers)) if text is None else read(text, table)
-    show_plan(parsed)
-    if not yes and not typer.confirm("Run it?", default=False, err=True):
-        raise typer.Exit
-    result = run_plan(parsed, question, table, answers, on_failure, seconds, earlier, (trace, picture))
+    again = on_failure is Failure.REPLAN
+    parsed = asyncio.run(write_plan(question, table, answers, again)) if text is None else read(text, table)
+    agree(parsed, yes)
+    result = run_plan(parsed, question, table, answers, on_failure, seconds, earlier, (trace, picture), yes)
     if as_json:
         typer.echo(result.trace.to_json())
     else:
@@ -145,14 +148,25 @@ def make_tool(name: str, model: Model | None) -> Tool:
     return tool
 
 
-async def write_plan(question: str, tools: list[Tool], model: Model | None) -> Plan:
-    """Have the model write a plan; the grammar keeps it to the form where the model's engine knows grammars."""
+async def write_plan(question: str, tools: list[Tool], model: Model | None, again: bool) -> Plan:
+    """Have the model write a plan; the grammar keeps it to the form where the model's engine knows grammars.
+
+    again: whether a plan that is wrong is shown to the model once, for a better one.
+    """
+    from halfbyte.errors import PlanError
     from halfbyte.rewoo.grammar import plan_grammar
-    from halfbyte.rewoo.planner import planner_prompt
+    from halfbyte.rewoo.planner import planner_prompt, repair_prompt
 
     assert model
-    answer = await model.complete(planner_prompt(tools, question), max_tokens=768, grammar=plan_grammar(tools))
-    return read(answer.text, tools)
+    prompt, grammar = planner_prompt(tools, question), plan_grammar(tools)
+    answer = await model.complete(prompt, max_tokens=MOST_TOKENS, grammar=grammar)
+    try:
+        return read(answer.text, tools)
+    except PlanError as e:
+        if not again:
+            raise
+        prompt = repair_prompt(prompt, answer.text, [str(problem) for problem in e.problems])
+    return read((await model.complete(prompt, max_tokens=MOST_TOKENS, grammar=grammar)).text, tools)
 
 
 def read(text: str, tools: list[Tool]) -> Plan:
@@ -168,13 +182,15 @@ def read(text: str, tools: list[Tool]) -> Plan:
         raise
 
 
-def show_plan(plan: Plan) -> None:
-    """The plan and what was put right in it, on stderr."""
+def agree(plan: Plan, yes: bool) -> None:
+    """Show the plan, and what was put right in it, on stderr; ask whether to run it. Raises typer.Exit if not."""
     from halfbyte.cli.console import notes
 
     notes().print(plan.text.strip(), markup=False)
     for warning in plan.warnings:
         notes().print(f"note: {warning}", style="yellow", markup=False)
+    if not yes and not typer.confirm("Run it?", default=False, err=True):
+        raise typer.Exit
 
 
 def run_plan(
@@ -186,32 +202,40 @@ def run_plan(
     seconds: float,
     earlier: Trace | None,
     files: tuple[Path | None, Path | None],
+    yes: bool,
 ) -> Result:
-    """Run it with its steps shown live; the trace is kept in files (JSON, SVG) even if it fails."""
-    from halfbyte.errors import RunError
+    """Run it with its steps shown live; the trace is kept in files (JSON, SVG) even if it fails or is interrupted."""
     from halfbyte.rewoo.executor import Executor
+    from halfbyte.rewoo.grammar import plan_grammar
     from halfbyte.rewoo.limits import Limits
+    from halfbyte.rewoo.tool import Evidence
+    from halfbyte.rewoo.trace import Trace
 
-    async def ask(prompt: str) -> str:
+    async def ask(prompt: str, grammar: str | None = None) -> Evidence:
         assert model
-        return (await model.complete(prompt, max_tokens=768)).text
+        answer = await model.complete(prompt, max_tokens=MOST_TOKENS, grammar=grammar)
+        return Evidence(answer.text, answer.prompt_tokens, answer.completion_tokens)
 
+    async def ask_for_another(prompt: str) -> Evidence:
+        answer = await ask(prompt, plan_grammar(tools))
+        with progress.hidden():
+            agree(read(answer.text, tools), yes)
+        return answer
+
+    trace = Trace()
     with Progress() as progress:
         executor = Executor(
             tools,
             limits=Limits(seconds=seconds),
             on_failure=on_failure.value,
-            planner=ask if model else None,
+            planner=ask_for_another if model else None,
             solver=ask if model and plan.answer is None else None,
             observe=progress.show,
         )
         try:
-            result = asyncio.run(executor.run(plan, question=question, resume=earlier))
-        except RunError as e:
-            keep(e.trace, *files)
-            raise
-    keep(result.trace, *files)
-    return result
+            return asyncio.run(executor.run(plan, question=question, resume=earlier, trace=trace))
+        finally:
+            keep(trace, *files)
 
 
 class Progress:
@@ -234,6 +258,14 @@ class Progress:
         if self._live:
             self._live.update(steps_table([self._steps[i] for i in sorted(self._steps)]))
 
+    @contextlib.contextmanager
+    def hidden(self) -> Iterator[None]:
+        """While something else is shown; the steps so far are then those of an earlier plan."""
+        self.__exit__()
+        yield
+        self._steps.clear()
+        self.__enter__()
+
     def __enter__(self) -> Progress:
         if self._live:
             self._live.start()
@@ -244,13 +276,13 @@ class Progress:
             self._live.stop()
 
 
-def keep(trace: Trace | None, json_file: Path | None, svg_file: Path | None) -> None:
+def keep(trace: Trace, json_file: Path | None, svg_file: Path | None) -> None:
     """Write a trace where it is wanted."""
     from halfbyte.rewoo.trace_picture import trace_picture
 
-    if trace and json_file:
+    if json_file:
         json_file.write_text(trace.to_json(), "utf-8")
-    if trace and svg_file:
+    if svg_file:
         svg_file.write_text(trace_picture(trace), "utf-8")
 
 

@@ -23,6 +23,7 @@ class OpenCall:
     lines: list[str] = field(default_factory=list)
     depth: int = 1
     last_close: tuple[int, int] | None = None  # the last ] so far: which line of the argument, where in it
+    past_header: bool = False  # a line began as a Plan or an Answer does: a ] after it can only be the balanced one
 
     def read(self, line: str, start: int) -> int | None:
         """Take `line[start:]` into the argument; if the brackets come to balance, the place behind the last."""
@@ -31,7 +32,7 @@ class OpenCall:
             if self.depth == 0:
                 self.lines.append(line[start : match.start()])
                 return match.end()
-            if match[0] == "]":
+            if match[0] == "]" and not self.past_header:
                 self.last_close = (len(self.lines), match.start() - start)
         self.lines.append(line[start:])
         return None

@@ -14,9 +14,10 @@ LONGEST_NUMBER = 9  # digits; more cannot be meant
 
 # A label at the head of a step. The colons may be missing; the digits may stand in brackets, as in the card's prompt.
 _LABEL = r"(?P<label>:?evidence(?P<o>\[)?(?P<card>[0-9]+)(?(o)\]):?|\#E(?P<hash>[0-9]+))"
-STEP = re.compile(_LABEL + r"[ \t]*=[ \t]*(?P<tool>[^\W\d][\w.-]*)[ \t]*\[", re.IGNORECASE)
+_MARKS = r"(?:\*\*|`)?"  # Markdown round a label, which some models write
+STEP = re.compile(_MARKS + _LABEL + _MARKS + r"[ \t]*=[ \t]*(?P<tool>[^\W\d][\w.-]*)[ \t]*\[", re.IGNORECASE)
 # What can only be meant as a step: a label and an equals sign.
-STEP_LIKE = re.compile(_LABEL + r"[ \t]*=", re.IGNORECASE)
+STEP_LIKE = re.compile(_MARKS + _LABEL + _MARKS + r"[ \t]*=", re.IGNORECASE)
 # A step that begins within a line, as the paper prints it. The colon in front is not optional there.
 _INSIDE = r"(?<!\w)(?=[:#])" + _LABEL + r"[ \t]*=[ \t]*[^\W\d][\w.-]*[ \t]*\["
 STEP_INSIDE = re.compile(_INSIDE, re.IGNORECASE)
@@ -24,9 +25,9 @@ STEP_INSIDE = re.compile(_INSIDE, re.IGNORECASE)
 HEADER_INSIDE = re.compile(r"(?<!\w)(?-i:Plan:|(?:Final )?[Aa]nswer:|Solver:)|" + _INSIDE, re.IGNORECASE)
 # What ends an argument that is open, at the beginning of a line.
 HEADER_IN_ARGUMENT = re.compile(r"[ \t]*(?:Plan:|(?P<answer>(?:Final )?[Aa]nswer:))")
-NOTHING_MORE = re.compile(r"[ \t.;,`]*$")
-PLAN = re.compile(r"(?:#{1,6}[ \t]+|\*\*)?Plan(?:[ \t]*#?[0-9]+)?[ \t]*:(?:\*\*)?[ \t]*", re.IGNORECASE)
-ANSWER = re.compile(r"(?:#{1,6}[ \t]+|\*\*)?(?:Final[ \t]+)?Answer[ \t]*:(?:\*\*)?[ \t]*", re.IGNORECASE)
+NOTHING_MORE = re.compile(r"[ \t.;,`*]*$")
+PLAN = re.compile(r"(?:#{1,6}[ \t]+|\*\*)?Plan(?:[ \t]*#?[0-9]+)?(?:\*\*)?[ \t]*:(?:\*\*)?[ \t]*", re.IGNORECASE)
+ANSWER = re.compile(r"(?:#{1,6}[ \t]+|\*\*)?(?:Final[ \t]+)?Answer(?:\*\*)?[ \t]*:(?:\*\*)?[ \t]*", re.IGNORECASE)
 SOLVER = re.compile(r"(?:\*\*)?Solver[ \t]*(?::(?:\*\*)?|(?=\[))[ \t]*", re.IGNORECASE)
 QUESTION = re.compile(r"(?:Question|USER|Task)[ \t]*:", re.IGNORECASE)  # a model that talks on, to itself
 FENCES = ("```", "~~~")

@@ -78,16 +78,19 @@ class Executor:
         self._on_failure, self._planner, self._solver = on_failure, planner, solver
         self._cache, self._observe = cache, observe
 
-    async def run(self, plan: Plan | str, *, question: str = "", resume: Trace | None = None) -> Result:
+    async def run(
+        self, plan: Plan | str, *, question: str = "", resume: Trace | None = None, trace: Trace | None = None
+    ) -> Result:
         """Run a plan, or a text to be parsed first.
 
         question: what the plan is to answer, for a solver or a new plan. resume: the trace of an earlier run, whose
-        evidence is taken for every step whose input is the same.
+        evidence is taken for every step whose input is the same. trace: is written into, so that the caller has what
+        happened even if the run is cancelled.
 
         Raises PlanError before anything runs, and RunError, with the trace, if the run had to stop. If it is cancelled,
         nothing is left running.
         """
-        run = _Run(self, question, self._cache or Cache(), Spent(), resume)
+        run = _Run(self, question, self._cache or Cache(), Spent(), resume, trace=trace)
         try:
             return await run.whole(plan if not isinstance(plan, str) else self._parse(plan))
         except (PlanError, RunError) as e:
@@ -96,12 +99,12 @@ class Executor:
             text = plan if isinstance(plan, str) else plan.text
             return await self._run_another(run, text, e)
 
-    async def run_stream(self, text: AsyncIterable[str], *, question: str = "") -> Result:
+    async def run_stream(self, text: AsyncIterable[str], *, question: str = "", trace: Trace | None = None) -> Result:
         """Run a plan while it is being written: each step is checked by itself and starts when it is complete.
 
         Raises PlanError as soon as something is wrong with the plan, which may be after steps have run.
         """
-        run = _Run(self, question, self._cache or Cache(), Spent(), None)
+        run = _Run(self, question, self._cache or Cache(), Spent(), None, trace=trace)
         return await run.stream(text)
 
     async def resume(self, trace: Trace) -> Result:
@@ -117,11 +120,18 @@ class Executor:
         prompt = repair_prompt(
             planner_prompt(self.tools.values(), failed.trace.question), text, [str(p) for p in problems]
         )
-        answer = _evidence(await self._planner(prompt))
-        failed.count(answer)
-        run = _Run(self, failed.trace.question, failed.cache, failed.caller.spent, None, failed.began)
-        run.trace.replaced = failed.trace
         failed.trace.plan, failed.trace.status, failed.trace.error = text, "failed", str(error)
+        try:
+            async with asyncio.timeout(failed.seconds_left()):
+                answer = _evidence(await self._planner(prompt))
+        except ToolError as e:
+            raise RunError(f"{error}; then the planner failed: {e}", failed.trace) from e
+        except TimeoutError:
+            raise RunError(f"{error}; then the budget of {self.limits.seconds:g} s was used up", failed.trace) from None
+        failed.count(answer)
+        failed.trace.renew()
+        spent = failed.caller.spent
+        run = _Run(self, failed.trace.question, failed.cache, spent, None, failed.began, failed.trace)
         return await run.whole(self._parse(answer.text))
 
 
@@ -136,12 +146,14 @@ class _Run:
         spent: Spent,
         resume: Trace | None,
         began: float | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self._executor, self.cache = executor, cache
         self._earlier = {step.id: step for step in resume.steps} if resume else {}
         self.began = time.perf_counter() if began is None else began
         self.caller = Caller(executor.tools, executor.limits, cache, self._clock, spent)
-        self.trace = Trace(question=question)
+        self.trace = Trace() if trace is None else trace
+        self.trace.question = question
         self.out_of_time = False
 
     def _clock(self) -> float:
@@ -171,18 +183,20 @@ class _Run:
 
         async def steps_as_read(frontier: Frontier) -> Plan:
             pieces: list[str] = []
-            async with AsyncExitStack() as stack:
-                if isinstance(text, AsyncGenerator):
-                    await stack.enter_async_context(aclosing(text))
-                async for piece in text:
-                    pieces.append(piece)
-                    for step in reader.feed(piece):
-                        frontier.add(step)
-                    if reader.notes.problems:
-                        break
+            try:
+                async with AsyncExitStack() as stack:
+                    if isinstance(text, AsyncGenerator):
+                        await stack.enter_async_context(aclosing(text))
+                    async for piece in text:
+                        pieces.append(piece)
+                        for step in reader.feed(piece):
+                            frontier.add(step)
+                        if reader.notes.problems:
+                            break
+            finally:
+                self.trace.plan = "".join(pieces)
             for step in reader.close():
                 frontier.add(step)
-            self.trace.plan = "".join(pieces)
             plan = finish_plan(reader, self.trace.plan, "solver" if self._executor._solver else "last")
             self._check_solver(plan)
             return plan
@@ -197,7 +211,7 @@ class _Run:
         frontier: Frontier | None = None
         limits = self._executor.limits
         try:
-            async with asyncio.timeout(self._seconds_left()) as alarm:
+            async with asyncio.timeout(self.seconds_left()) as alarm:
                 async with asyncio.TaskGroup() as group:
                     frontier = self._frontier(group)
                     plan = await add_steps(frontier)
@@ -219,7 +233,8 @@ class _Run:
         gaps = tuple(sorted(frontier.gaps))
         return Result(answer, dict(frontier.evidence), gaps, self.trace, plan)
 
-    def _seconds_left(self) -> float | None:
+    def seconds_left(self) -> float | None:
+        """Of the budget; None: there is none."""
         seconds = self._executor.limits.seconds
         return None if seconds is None else max(0.0, seconds - self._clock())
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     ArgumentChecks = Mapping[str, Callable[[str], str | None] | None]
 
 _INDENT = re.compile(r"[ \t]*(?:>[ \t]*)?(?:(?:[-*+]|[0-9]{1,3}[.)])[ \t]+)?")
-_LABEL_BEGINS = (":", "#", "e", "E")
+_LABEL_BEGINS = (":", "#", "e", "E", "*", "`")
+_BESIDE_A_CALL = " \t.;,`*"  # what may stand behind it without being said to be ignored
 
 
 class PlanReader:
@@ -70,6 +71,8 @@ class PlanReader:
     def _read_line(self, line: str) -> None:
         self._line_number += 1
         line = line.removesuffix("\r")
+        if self._line_number == 1:
+            line = line.removeprefix("\ufeff")  # a byte order mark
         if self._state == "call":
             self._read_argument_line(line)
         elif self._state != "over" and not self._read_fence(line) and not self._read_headers(line, _indent(line)):
@@ -165,8 +168,9 @@ class PlanReader:
     def _read_argument_line(self, line: str) -> None:
         assert self._call
         header = dialects.HEADER_IN_ARGUMENT.match(line)
-        # "Answer:" may also be the end of a question that the argument asks, if nothing has closed it yet.
-        ends = header and (self._call.last_close or not header["answer"])
+        # "Plan:" and "Answer:" may also be words of the argument, if nothing has closed it yet.
+        ends = header and self._call.last_close
+        self._call.past_header = self._call.past_header or header is not None
         if ends or dialects.STEP.match(line, _indent(line)):
             self._close_unbalanced(at_end=False)
             self._read_headers(line, _indent(line))
@@ -202,7 +206,7 @@ class PlanReader:
             )
             self._give_up()
         else:
-            if rest.strip(" \t.;,`"):
+            if rest.strip().strip(_BESIDE_A_CALL):
                 self.notes.warn(self._at(start), f"{rest.strip()!r:.60} after the call is ignored")
             self._finish_call()
         self._next_header = header.start() if header else None
@@ -266,10 +270,10 @@ class PlanReader:
                 self.notes.problem(step.argument_at, f"the argument of {step.label} {wrong}")
 
     def _nested_call(self, argument: str) -> str | None:
-        if self._tools is None:  # any name may be a tool's, so only A[B[x]] is surely one
-            match = CALL.match(argument.strip())
-            return match[1] if match and argument.rstrip().endswith("]") else None
-        return next((m[1] for m in CALL.finditer(argument) if m[1] in self._tools), None)
+        known = next((m[1] for m in CALL.finditer(argument) if m[1] in self._tools), None) if self._tools else None
+        whole = CALL.match(argument.strip())  # A[B[x]] is surely one too, B named as tools are; a[i] is text
+        is_call = whole and whole[1][0].isupper() and argument.rstrip().endswith("]")
+        return known or (whole[1] if whole and is_call else None)
 
     def _unknown(self, name: str) -> str:
         assert self._tools is not None

@@ -6,7 +6,7 @@ Times are seconds since the run began.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from halfbyte.errors import TraceError
@@ -77,6 +77,12 @@ class Trace:
     completion_tokens: int = 0
     steps: list[StepTrace] = field(default_factory=list)
     replaced: Trace | None = None  # the run that failed before the plan was made anew
+
+    def renew(self) -> None:
+        """Begin anew, for another plan to the same question; what it was is kept in `replaced`."""
+        fresh = Trace(question=self.question, replaced=replace(self))
+        for f in fields(Trace):
+            setattr(self, f.name, getattr(fresh, f.name))
 
     @property
     def critical_path(self) -> float:

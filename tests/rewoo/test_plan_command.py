@@ -102,3 +102,50 @@ def test_files_that_cannot_be_read(tmp_path):
         result = call("q", *options, "--tools", "Calculator", "--yes")
         assert result.exit_code == 1
         assert result.stderr.startswith("error: ")
+
+
+BROKEN = ":evidence0: = Calculator[1/0]\nAnswer: :evidence0:\n"
+
+
+class Replanner(Chat):
+    """Plans to divide by zero, then as it should."""
+
+    def do_POST(self):  # noqa: N802  http.server calls it so
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(request["messages"][0]["content"])
+        text = PLAN if "did not work" in self.server.asked[-1] else self.server.first
+        self.answer(json.dumps({"choices": [{"message": {"content": text}}]}).encode(), "application/json")
+
+
+@pytest.mark.parametrize("first", [BROKEN, "no plan at all"])
+def test_another_plan_is_shown_and_agreed_to(first, tmp_path):
+    trace = tmp_path / "t.json"
+    with serving(handler=Replanner) as server:
+        server.first = first
+        options = ("q", "--tools", "Calculator", "--endpoint", f"http://{server.where}/v1", "--trace", trace)
+        told = call(*options, "--on-failure", "replan", stdin="y\ny\n")
+        assert told.exit_code == 0, told.stderr
+        assert told.stdout.endswith("It is 43\n")
+        assert "6*7" in told.stderr
+        assert len(server.asked) == 2
+        asked = told.stderr.count("Run it?")
+        assert asked == (2 if first == BROKEN else 1)
+        assert (json.loads(trace.read_text())["replaced"] is not None) == (first == BROKEN)
+        refused = call(*options, "--on-failure", "replan", stdin="y\nn\n" if first == BROKEN else "n\n")
+        assert refused.exit_code == 0
+        assert "43" not in refused.stdout
+
+
+def test_an_interrupted_run_keeps_its_trace(plan_file, tmp_path, monkeypatch):
+    import halfbyte.cli.plan as command
+    from halfbyte.rewoo import tool
+
+    async def interrupt(expression: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "make_tool", lambda *_: tool(name="Calculator")(interrupt))
+    trace = tmp_path / "t.json"
+    assert call("q", "--plan", plan_file, "--tools", "Calculator", "--yes", "--trace", trace).exit_code != 0
+    kept = json.loads(trace.read_text())
+    assert kept["plan"] == PLAN
+    assert kept["status"] != "done"

@@ -7,8 +7,8 @@ import random
 import pytest
 from card_plan import PLAN, TOOLS
 
-from halfbyte.errors import RequestError
-from halfbyte.rewoo import parse_plan, plan_gbnf, plan_grammar
+from halfbyte.errors import PlanError, RequestError
+from halfbyte.rewoo import parse_plan, plan_gbnf, plan_grammar, tool
 
 llguidance = pytest.importorskip("llguidance")
 
@@ -92,3 +92,46 @@ def test_names_that_cannot_stand_in_a_plan(names):
         plan_grammar(names)
     with pytest.raises(RequestError):
         plan_gbnf(names)
+
+
+async def count(n: int) -> str:
+    """Count."""
+
+
+async def weigh(kilos: float) -> str:
+    """Weigh."""
+
+
+async def switch(on: bool) -> str:
+    """Switch."""
+
+
+async def send(request: dict) -> str:
+    """Send."""
+
+
+async def say(text: str) -> str:
+    """Say."""
+
+
+TYPED = [tool(f) for f in (count, weigh, switch, send, say)]
+
+
+@pytest.mark.parametrize("kind", ["lark", "gbnf"])
+def test_arguments_are_of_their_tools_types(bytes_tokenizer, kind):
+    grammar = lark(kind, TYPED, 2)
+    first = ["count[12]", "count[-3]", "weigh[1.5]", "switch[true]", "switch[false]", "send[{}]"]
+    first += ['send[{"to": "Ann", "n": -2.5, "ok": null}]', "say[12: a question?]"]
+    for call in first:
+        text = f"Plan: a\n:evidence0: = {call}\nAnswer: :evidence0:"
+        assert allows(bytes_tokenizer, grammar, text), call
+        parse_plan(text, TYPED)
+    for call in ("count[two]", "count[1.5]", "count[]", "weigh[1 kg]", "switch[maybe]", "send[Ann]", 'send[{"a"}]'):
+        text = f"Plan: a\n:evidence0: = {call}\nAnswer: :evidence0:"
+        assert not allows(bytes_tokenizer, grammar, text), call
+        with pytest.raises(PlanError):
+            parse_plan(text, TYPED)
+    for call in ("count[:evidence0:]", "send[:evidence0:]", "say[a :evidence0:]"):
+        text = f"Plan: a\n:evidence0: = say[x]\nPlan: b\n:evidence1: = {call}\nAnswer: :evidence1:"
+        assert allows(bytes_tokenizer, grammar, text), call
+        parse_plan(text, TYPED)

@@ -298,3 +298,34 @@ def test_a_megabyte_is_read_in_linear_time(text):
             with suppress(PlanError):
                 parse_plan(before + text + after, AB)
             assert time.process_time() - start < 6
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**Plan:** a\n**:evidence0:** = A[x]\n**Answer:** :evidence0:",
+        "**Plan**: a\n`:evidence0: = A[x]`\n**Answer**: :evidence0:",
+        "\ufeffPlan: a\n:evidence0: = A[x]\nAnswer: :evidence0:",
+        "Plan: a\u2028:evidence0: = A[x]\u2028\nAnswer: :evidence0:",
+    ],
+)
+def test_marks_round_labels_and_odd_line_ends(text):
+    plan = parse_plan(text, {"A"})
+    assert [(step.plan, step.tool, step.argument) for step in plan.steps] == [("a", "A", "x")]
+    assert plan.answer.strip() == ":evidence0:"
+    assert not plan.warnings
+
+
+def test_an_argument_may_hold_a_line_that_begins_as_a_plan():
+    plan = parse_plan(":evidence0: = A[one\nPlan: two\nthree]\nAnswer: :evidence0:", {"A"})
+    assert plan.steps[0].argument == "one\nPlan: two\nthree"
+    with pytest.raises(PlanError) as e:  # but a ] in that line closes nothing by itself
+        parse_plan(":evidence0: = A[one\nPlan: two [3] four\n:evidence1: = A[x]\nAnswer: :evidence1:", {"A"})
+    assert (e.value.line, e.value.column) == (1, 16)
+
+
+@pytest.mark.parametrize("tools", [None, {"A"}, {"A", "B"}])
+def test_a_whole_argument_that_is_a_call_is_refused(tools):
+    with pytest.raises(PlanError, match="calls B within its argument"):
+        parse_plan(":evidence0: = A[B[x]]", tools)
+    assert parse_plan(":evidence0: = A[x[0]]", tools).steps[0].argument == "x[0]"

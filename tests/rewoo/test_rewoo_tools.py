@@ -7,6 +7,7 @@ import contextlib
 import sys
 import time
 import types
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from hypothesis import given, settings
@@ -213,6 +214,35 @@ def test_the_rate_limit_is_waited_out(monkeypatch):
     assert [a.error is None for a in result.trace.steps[0].attempts] == [False, False, True]
 
 
+class RateLimited(BaseHTTPRequestHandler):
+    """DuckDuckGo's HTML page as ddgs reads it; the first two requests meet the rate limit."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.asked.append(self.path)
+        status = (202, 429, 200)[min(len(self.server.asked), 3) - 1]
+        hit = '<div class="result__body"><h2>A bee</h2><a href="https://a.b/c">it hums</a></div>'
+        body = f"<html><body>{hit if status == 200 else 'anomaly'}</body></html>".encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_real_ddgs_against_a_rate_limit(monkeypatch):
+    engine = pytest.importorskip("ddgs.engines.duckduckgo").Duckduckgo
+    limits = Limits(first_delay=0.001, longest_delay=0.01)
+    with serving(handler=RateLimited) as server:
+        monkeypatch.setattr(engine, "search_url", f"http://{server.where}/html/")
+        result = asyncio.run(Executor([tools.duckduckgo()], limits=limits).run(":evidence0: = DuckDuckGo[bee]"))
+        assert len(server.asked) == 3
+    assert result.sources == ("https://a.b/c",)
+    assert result.trace.steps[0].attempts[0].error.startswith("search failed, or our rate is limited")
+
+
 def test_other_failures_of_the_search(monkeypatch):
     def fail(kind):
         def text(errors):
@@ -220,7 +250,7 @@ def test_other_failures_of_the_search(monkeypatch):
 
         return text
 
-    for kind, retryable in (("RatelimitException", True), ("TimeoutException", True), ("DDGSException", False)):
+    for kind, retryable in (("RatelimitException", True), ("TimeoutException", True), ("DDGSException", True)):
         fake_ddgs(monkeypatch, fail(kind))
         with pytest.raises(ToolError, match="why") as e:
             call(tools.duckduckgo(), "x")

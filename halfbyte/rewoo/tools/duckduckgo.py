@@ -38,7 +38,7 @@ def duckduckgo(backend: Backend | None = None, *, results: int = 5) -> Tool:
     """The search tool. backend: an async function of query and count; by default the ddgs package."""
     search = backend or ddgs_backend
 
-    @tool(name="DuckDuckGo", description=DESCRIPTION, timeout=2.0 * SECONDS, retries=3, concurrency=2)
+    @tool(name="DuckDuckGo", description=DESCRIPTION, timeout=2.0 * SECONDS, retries=2, concurrency=2)
     async def duckduckgo_search(query: str) -> Evidence:
         found = [r for r in await search(query.strip(), results) if r.url.startswith(("http://", "https://"))]
         if not found:
@@ -66,8 +66,9 @@ def _ddgs(query: str, count: int) -> list[SearchResult]:
         raise ToolError(f"the search engine limits our rate: {e}", retryable=True, wait=RATE_LIMIT_WAIT) from e
     except TimeoutException as e:
         raise ToolError(f"the search engine did not answer: {e}", retryable=True) from e
-    except DDGSException as e:  # what it raises for no results, too
-        raise ToolError(f"search failed: {e}") from e
+    except DDGSException as e:
+        # ddgs 9 says "No results found" whatever the engine answered: 202 and 429, which limit our rate, look the same.
+        raise ToolError(f"search failed, or our rate is limited: {e}", retryable=True, wait=RATE_LIMIT_WAIT) from e
     return [SearchResult(str(h.get("href", "")), str(h.get("title", "")), str(h.get("body", ""))) for h in hits]
 
 
