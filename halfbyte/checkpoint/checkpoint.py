@@ -48,6 +48,7 @@ class Checkpoint:
         self.config: ModelConfig = ModelConfig.from_dict(source.config, source.spec)
         self.container: Container | None = read_container(source)
         self.linears: dict[str, Shape] = linear_shapes(self.config)
+        self.required = frozenset(expected_tensors(self.config, None))  # before anything is quantized
         self.expected: dict[str, Shape] = self._expected()
         self.integers = self._integers()
         _check_headers(source, self._infos, self.expected, self.integers, self.config.tie_word_embeddings)
@@ -83,7 +84,7 @@ class Checkpoint:
         tensors = {
             suffix: self._read(name) if name in self.integers else self.tensor(name)
             for suffix, name in names.items()
-            if name in self.expected
+            if name in self.expected and suffix != "bias"
         }
         try:
             return self.container.unpack(prefix, tensors, n, k)
@@ -93,7 +94,10 @@ class Checkpoint:
     def bias(self, prefix: str) -> torch.Tensor | None:
         """The bias of a linear, [N], if it has one."""
         name = f"{prefix}.bias"
-        return self.tensor(name) if name in self.expected else None
+        if name not in self.expected:
+            return None
+        bias = self.tensor(name)
+        return bias if name in self.required or bias.any() else None  # zeros that nobody asked for do nothing
 
     def verify(self) -> Iterator[Verified]:
         """Read every tensor and check its shape, type and finiteness. Raises CheckpointError at the first fault."""
@@ -108,13 +112,9 @@ class Checkpoint:
         """What must be there, and what may be and is."""
         expected = expected_tensors(self.config, self.container)
         optional = frozenset() if self.container is None else self.container.optional
-        absent = [
-            name
-            for name in expected
-            if name not in self._infos
-            and name.rpartition(".")[2] in optional
-            and name.rpartition(".")[0] in self.linears
-        ]
+        absent = {
+            name for name in expected.keys() - self._infos.keys() - self.required if name.rpartition(".")[2] in optional
+        }
         return {name: shape for name, shape in expected.items() if name not in absent}
 
     def _integers(self) -> dict[str, tuple[torch.dtype, ...]]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from halfbyte.checkpoint.bits import pack_bits, unpack_bits, words_for
-from halfbyte.checkpoint.container import PER_CHANNEL, Shape, checked_group_index, groups_text, resolve
+from halfbyte.checkpoint.container import PER_CHANNEL, Shape, check_groups, checked_group_index, groups_text, resolve
 from halfbyte.checkpoint.int4 import IntWeight, narrow_scales
 from halfbyte.errors import CheckpointError, ConfigError, OutputError
 
@@ -49,6 +49,7 @@ class Scheme:
     bits: int = 4
     group_size: int = 128
     symmetric: bool = False
+    ordered: bool = False  # groups follow an activation order, and weight_g_idx says which
     targets: tuple[str, ...] = (LINEAR,)
 
 
@@ -124,11 +125,14 @@ class CompressedTensorsConfig:
         scheme = self.schemes[0]
         if weight.bits > scheme.bits:
             raise OutputError(f"a weight of {weight.bits} bits does not fit the {scheme.bits} that the config says")
+        check_groups(weight, scheme.group_size)
         packed = {
             "weight_packed": pack_bits(weight.q, scheme.bits),
             "weight_scale": weight.s.contiguous(),
             "weight_shape": torch.tensor(weight.q.shape, dtype=torch.int64),
         }
+        if weight.g_idx is not None and not scheme.ordered:
+            raise OutputError("its inputs are in an activation order, which the config says with actorder")
         if weight.g_idx is not None:
             packed["weight_g_idx"] = weight.g_idx.to(torch.int32)
         if not scheme.symmetric:
@@ -218,6 +222,7 @@ def _read_scheme(groups: Fields, name: str, block: Fields) -> Scheme:
         bits=weights.integer("num_bits", 8, least=2, most=8),
         group_size=PER_CHANNEL if strategy == "channel" else weights.integer("group_size"),
         symmetric=weights.boolean("symmetric", True),
+        ordered=weights.values.get("actorder") in ("group", "dynamic"),
         targets=tuple(targets),
     )
 
@@ -243,7 +248,7 @@ def _block_of(scheme: Scheme) -> dict[str, Any]:
             "strategy": "channel" if per_channel else "group",
             "group_size": None if per_channel else scheme.group_size,
             "dynamic": False,
-            "actorder": None,
+            "actorder": "group" if scheme.ordered else None,
         },
     }
 

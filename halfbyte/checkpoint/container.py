@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from halfbyte.errors import CheckpointError
+from halfbyte.errors import CheckpointError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +69,14 @@ class Container(Protocol):
 def resolve(group_size: int, k: int) -> int:
     """The group size for a linear of K inputs."""
     return k if group_size == PER_CHANNEL else group_size
+
+
+def check_groups(weight: IntWeight, group_size: int) -> None:
+    """Raise OutputError unless a weight has as many groups as this size makes."""
+    k, found = weight.q.shape[1], weight.s.shape[1]
+    wanted = -(-k // resolve(group_size, k))
+    if found != wanted:
+        raise OutputError(f"its {k} inputs are in {found} groups, but {groups_text(group_size)} makes {wanted}")
 
 
 def groups_text(group_size: int) -> str:

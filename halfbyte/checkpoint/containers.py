@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 from halfbyte.checkpoint.compressed_tensors import NAME as COMPRESSED_TENSORS
 from halfbyte.checkpoint.compressed_tensors import CompressedTensorsConfig, Scheme, read_compressed_tensors
 from halfbyte.checkpoint.fields import Fields
+from halfbyte.checkpoint.gptq import NAME as GPTQ
+from halfbyte.checkpoint.gptq import V2, GptqConfig
+from halfbyte.checkpoint.gptq_config import FILE as GPTQ_FILE
+from halfbyte.checkpoint.gptq_config import read_gptq
 from halfbyte.checkpoint.quant_config import AwqConfig, read_awq
 from halfbyte.errors import ConfigError
 
@@ -14,8 +18,8 @@ if TYPE_CHECKING:
     from halfbyte.checkpoint.container import Container
     from halfbyte.checkpoint.source import Source
 
-METHODS = ("awq", COMPRESSED_TENSORS)  # quant_method of what can be read
-FORMATS = ("awq", COMPRESSED_TENSORS)  # what 4-bit weights can be written as
+METHODS = ("awq", GPTQ, COMPRESSED_TENSORS)  # quant_method of what can be read
+FORMATS = ("awq", GPTQ, V2, COMPRESSED_TENSORS)  # what 4-bit weights can be written as
 
 # Where a repository says how its weights are quantized: a repository made from another must not inherit these.
 CONFIG_FILES = frozenset({"config.json", "quant_config.json", "quantize_config.json"})
@@ -25,6 +29,8 @@ def new_container(fmt: str, group_size: int) -> Container:
     """A container to write 4-bit weights with zero points in. Raises ConfigError unless it is one of FORMATS."""
     if fmt == "awq":
         return AwqConfig(group_size=group_size)
+    if fmt in (GPTQ, V2):
+        return GptqConfig(group_size=group_size, checkpoint_format=fmt)
     if fmt == COMPRESSED_TENSORS:
         return CompressedTensorsConfig((Scheme(group_size=group_size),))
     raise ConfigError(f"format {fmt!r} cannot be written; there are {', '.join(FORMATS)}")
@@ -39,4 +45,6 @@ def read_container(source: Source) -> Container | None:
     method = None if block is None else block.values.get("quant_method")
     if block is not None and method == COMPRESSED_TENSORS:
         return read_compressed_tensors(block)
+    if method == GPTQ or (block is None and source.file(GPTQ_FILE) is not None):
+        return read_gptq(source, block)
     return read_awq(source)

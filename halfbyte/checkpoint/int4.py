@@ -62,6 +62,11 @@ def kernel_form(weight: IntWeight) -> tuple[Int4Weight, torch.Tensor | None] | N
     return Int4Weight(weight.q[:, order], weight.s, weight.z), order
 
 
+def group_index(weight: IntWeight) -> torch.Tensor:
+    """The group of each input, int64 [K], whether or not it needs saying."""
+    return torch.arange(weight.q.shape[1]) // weight.group_size if weight.g_idx is None else weight.g_idx
+
+
 def rows_of(weight: Int4Weight, part: slice) -> Int4Weight:
     """Some of a weight's outputs; a view."""
     return Int4Weight(weight.q[part], weight.s[part], weight.z[part])

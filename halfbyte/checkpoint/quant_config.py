@@ -20,7 +20,7 @@ import torch
 
 from halfbyte.checkpoint.awq import pack_gemm, unpack_gemm
 from halfbyte.checkpoint.awq_gemv import padded_groups, unpack_gemv, unpack_gemv_fast
-from halfbyte.checkpoint.container import PER_CHANNEL, Shape, groups_text, resolve
+from halfbyte.checkpoint.container import PER_CHANNEL, Shape, check_groups, groups_text, resolve
 from halfbyte.checkpoint.expected import layer_of
 from halfbyte.checkpoint.fields import Fields, parse_json_object
 from halfbyte.errors import CheckpointError, ConfigError, OutputError
@@ -96,6 +96,7 @@ class AwqConfig:
         """See `Container`."""
         if self.version != "gemm":
             raise OutputError(f"AWQ's {self.version} layout is not written; gemm is, and every loader reads it")
+        check_groups(weight, self.group_size)
         if weight.bits > 4 or weight.g_idx is not None:
             raise OutputError(
                 "AWQ's gemm layout holds 4 bits a weight and groups of consecutive inputs, without an activation order"
@@ -135,8 +136,6 @@ def read_awq(source: Source) -> AwqConfig | None:
     where = f"config.json of {source.spec}"
     block = Fields(source.config, where).object("quantization_config")
     from_config = None if block is None else _parse(block)
-    if from_config is None and source.file("quantize_config.json") is not None:
-        raise _unreadable(f"quantize_config.json of {source.spec}", "gptq")
     legacy = source.file("quant_config.json")
     if legacy is None:
         return from_config

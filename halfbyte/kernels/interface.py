@@ -18,10 +18,14 @@ from halfbyte.checkpoint.int4 import Int4Weight
 
 @dataclass(slots=True)
 class LinearWeight:
-    """y = x @ weight.T + bias; weight [N, K] is float or 4-bit, bias [N] may be absent."""
+    """y = x[:, order] @ weight.T + bias; weight [N, K] is float or 4-bit, order [K] and bias [N] may be absent.
+
+    An order is given only to kernels with `takes_order = True`, and only beside a 4-bit weight.
+    """
 
     weight: torch.Tensor | Int4Weight
     bias: torch.Tensor | None = None
+    order: torch.Tensor | None = None
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ Observe = Callable[[str, torch.Tensor], None]  # called with a linear's name and
 def linear(x: torch.Tensor, w: LinearWeight, name: str = "") -> torch.Tensor:
     """[T, K] -> [T, N]."""
     weight = w.weight.dequantize(x.dtype) if isinstance(w.weight, Int4Weight) else w.weight
-    return F.linear(x, weight, w.bias)
+    return F.linear(x if w.order is None else x[..., w.order], weight, w.bias)
 
 
 def linear_by_row(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
@@ -161,6 +161,7 @@ class ReferenceKernels:
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
+        self.takes_order = True
 
     def span(self, p: Span) -> SpanKernel:
         """Prepare a span."""
@@ -204,4 +205,6 @@ class ReferenceKernels:
 
     def _float(self, w: LinearWeight) -> LinearWeight:
         weight = w.weight.dequantize(self.dtype) if isinstance(w.weight, Int4Weight) else w.weight.to(self.dtype)
+        if w.order is not None:
+            weight = weight[:, w.order.argsort()]
         return LinearWeight(weight, None if w.bias is None else w.bias.to(self.dtype))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from halfbyte.checkpoint.int4 import Int4Weight, concat_rows
+from halfbyte.checkpoint.int4 import Int4Weight, IntWeight, concat_rows, kernel_form
 from halfbyte.kernels.interface import AfterAttention, Kernels, LinearWeight
 from halfbyte.kernels.reference import ReferenceKernels
 from halfbyte.models.network import Block, Network
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from halfbyte.checkpoint.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
 
 Compute = Literal["auto", "float32"]
 
@@ -27,14 +31,21 @@ def load_network(checkpoint: Checkpoint, compute: Compute = "auto", *, adaptable
     kernels = pick_kernels(checkpoint, compute, adaptable=adaptable)
     embedding = checkpoint.tensor("model.embed_tokens.weight")
     tied = checkpoint.config.tie_word_embeddings
-    return Network(
+    made_float: list[str] = []
+    network = Network(
         checkpoint.config,
         embedding,
-        read_blocks(checkpoint),
+        read_blocks(checkpoint, takes_order=getattr(kernels, "takes_order", False), made_float=made_float),
         checkpoint.tensor("model.norm.weight"),
         embedding if tied else checkpoint.tensor("lm_head.weight"),
         kernels,
     )
+    if made_float and compute != "float32":
+        log.warning(
+            "%s: %d quantized linears run as float32, the first is %s: kernels take 4 bits and groups of equal size",
+            checkpoint.source.spec, len(made_float), made_float[0],
+        )  # fmt: skip
+    return network
 
 
 def pick_kernels(checkpoint: Checkpoint, compute: Compute, *, adaptable: bool = False) -> Kernels:
@@ -46,43 +57,94 @@ def pick_kernels(checkpoint: Checkpoint, compute: Compute, *, adaptable: bool = 
     return OnnxKernels(adaptable=adaptable)
 
 
-def read_blocks(checkpoint: Checkpoint) -> Iterator[Block]:
-    """The blocks, one after another, each read from disk when it is asked for."""
+def read_blocks(
+    checkpoint: Checkpoint, *, takes_order: bool = False, made_float: list[str] | None = None
+) -> Iterator[Block]:
+    """The blocks, one after another, each read from disk when it is asked for; see `stacked`."""
     for layer in range(checkpoint.config.num_layers):
-        yield read_block(checkpoint, layer)
+        yield read_block(checkpoint, layer, takes_order=takes_order, made_float=made_float)
 
 
-def read_block(checkpoint: Checkpoint, layer: int) -> Block:
-    """Read one block's weights."""
+def read_block(
+    checkpoint: Checkpoint, layer: int, *, takes_order: bool = False, made_float: list[str] | None = None
+) -> Block:
+    """Read one block's weights; see `stacked`."""
+
+    def read(*names: str, takes_order: bool = takes_order) -> LinearWeight:
+        return stacked(checkpoint, [f"{prefix}.{name}" for name in names], takes_order, made_float)
+
     prefix = f"model.layers.{layer}"
-    attn, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+    attn = f"{prefix}.self_attn"
     has_norms = checkpoint.config.qk_norm
+    gate_up, down = _without_order(read("mlp.gate_proj", "mlp.up_proj"), read("mlp.down_proj", takes_order=True))
     return Block(
         input_norm=checkpoint.tensor(f"{prefix}.input_layernorm.weight"),
-        qkv=stacked(checkpoint, [f"{attn}.{n}_proj" for n in "qkv"]),
+        qkv=read(*(f"self_attn.{n}_proj" for n in "qkv")),
         q_norm=checkpoint.tensor(f"{attn}.q_norm.weight") if has_norms else None,
         k_norm=checkpoint.tensor(f"{attn}.k_norm.weight") if has_norms else None,
         after=AfterAttention(
-            o=stacked(checkpoint, [f"{attn}.o_proj"]),
+            o=read("self_attn.o_proj"),
             norm=checkpoint.tensor(f"{prefix}.post_attention_layernorm.weight"),
-            gate_up=stacked(checkpoint, [f"{mlp}.gate_proj", f"{mlp}.up_proj"]),
-            down=stacked(checkpoint, [f"{mlp}.down_proj"]),
+            gate_up=gate_up,
+            down=down,
         ),
     )
 
 
-def stacked(checkpoint: Checkpoint, prefixes: list[str]) -> LinearWeight:
-    """Linears that share their input as one. If some are 4-bit and some not, all are made float."""
-    weights = [checkpoint.linear(prefix) for prefix in prefixes]
+def stacked(
+    checkpoint: Checkpoint, prefixes: list[str], takes_order: bool = False, made_float: list[str] | None = None
+) -> LinearWeight:
+    """Linears that share their input as one.
+
+    All are made float, and the quantized ones of them named in `made_float`, unless all can be in kernels' form, with
+    one order of inputs for all. An order other than the natural one needs kernels that take it.
+    """
+    weights = [checkpoint.stored(prefix) for prefix in prefixes]
     biases = [checkpoint.bias(prefix) for prefix in prefixes]
-    int4 = [w for w in weights if isinstance(w, Int4Weight)]
-    weight: torch.Tensor | Int4Weight
-    if len(int4) == len(weights):
-        weight = concat_rows(int4) if len(int4) > 1 else int4[0]
+    together = _together(weights)
+    if together is None or (together[1] is not None and not takes_order):
+        if made_float is not None:
+            made_float += [p for p, w in zip(prefixes, weights, strict=True) if isinstance(w, IntWeight)]
+        return LinearWeight(torch.cat([_as_float(w) for w in weights]), _joined(biases, weights))
+    return LinearWeight(together[0], _joined(biases, weights), together[1])
+
+
+def _together(weights: list[IntWeight | torch.Tensor]) -> tuple[Int4Weight, torch.Tensor | None] | None:
+    """Stacked in kernels' form, and their common order; None if that cannot be."""
+    forms = [kernel_form(w) for w in weights if isinstance(w, IntWeight)]
+    ready = [form for form in forms if form is not None]
+    if len(ready) < len(weights):
+        return None
+    order = ready[0][1]
+    if any((order is None) != (o is None) or (order is not None and not torch.equal(order, o)) for _, o in ready):  # type: ignore[arg-type]
+        return None
+    if len({w.group_size for w, _ in ready}) > 1:
+        return None
+    return concat_rows([w for w, _ in ready]) if len(ready) > 1 else ready[0][0], order
+
+
+def _without_order(gate_up: LinearWeight, down: LinearWeight) -> tuple[LinearWeight, LinearWeight]:
+    """An MLP whose last weight takes its inputs as they come: gate and up give them in its order instead."""
+    if down.order is None:
+        return gate_up, down
+    width = len(down.order)
+    rows = torch.cat((down.order, down.order + width))
+    bias = None if gate_up.bias is None else gate_up.bias[rows]
+    if isinstance(gate_up.weight, Int4Weight):
+        w = gate_up.weight
+        weight: torch.Tensor | Int4Weight = Int4Weight(w.q[rows], w.s[rows], w.z[rows])
     else:
-        weight = torch.cat([w.dequantize() if isinstance(w, Int4Weight) else w.float() for w in weights])
+        weight = gate_up.weight[rows]
+    return LinearWeight(weight, bias, gate_up.order), replace(down, order=None)
+
+
+def _as_float(weight: IntWeight | torch.Tensor) -> torch.Tensor:
+    return weight.dequantize() if isinstance(weight, IntWeight) else weight.float()
+
+
+def _joined(biases: list[torch.Tensor | None], weights: list[IntWeight | torch.Tensor]) -> torch.Tensor | None:
+    """Biases one after another, zeros for those that are not there; None if none is."""
     if all(b is None for b in biases):
-        return LinearWeight(weight)
-    rows = [w.q.shape[0] if isinstance(w, Int4Weight) else w.shape[0] for w in weights]
-    filled = [torch.zeros(n) if b is None else b.float() for b, n in zip(biases, rows, strict=True)]
-    return LinearWeight(weight, torch.cat(filled))
+        return None
+    rows = [(w.q if isinstance(w, IntWeight) else w).shape[0] for w in weights]
+    return torch.cat([torch.zeros(n) if b is None else b.float() for b, n in zip(biases, rows, strict=True)])

@@ -115,12 +115,14 @@ def test_ours_is_their_stream(group_size):
 
 
 def test_an_activation_order_is_kept(tmp_path):
-    _, tensors = write(tmp_path, block())
+    ordered = block()
+    ordered["config_groups"]["group_0"]["weights"]["actorder"] = "group"
+    _, tensors = write(tmp_path, ordered)
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     g_idx = torch.empty(64, dtype=torch.int32)
     g_idx[order] = (torch.arange(64) // 16).int()
     tensors[f"{DOWN}.weight_g_idx"] = g_idx
-    write_model(tmp_path, LLAMA | {"quantization_config": block()}, tensors)
+    write_model(tmp_path, LLAMA | {"quantization_config": ordered}, tensors)
     checkpoint = Checkpoint(open_source(tmp_path))
     stored = checkpoint.stored(DOWN)
     for k in (0, 13, 63):
@@ -128,8 +130,10 @@ def test_an_activation_order_is_kept(tmp_path):
         assert torch.equal(checkpoint.linear(DOWN)[:, k], expected)
     packed = checkpoint.container.pack(stored)
     assert all(torch.equal(t, tensors[f"{DOWN}.{suffix}"]) for suffix, t in packed.items())
+    with pytest.raises(OutputError, match="says with actorder"):
+        new_container("compressed-tensors", 16).pack(stored)
     tensors[f"{DOWN}.weight_g_idx"] = g_idx + 1
-    write_model(tmp_path, LLAMA | {"quantization_config": block()}, tensors)
+    write_model(tmp_path, LLAMA | {"quantization_config": ordered}, tensors)
     with pytest.raises(CheckpointError, match=rf"{DOWN}\.weight_g_idx names groups 1\.\.4, of which there are 4"):
         Checkpoint(open_source(tmp_path)).linear(DOWN)
 

@@ -56,12 +56,6 @@ def test_other_methods(tmp_path, method):
         read(tmp_path, {"quant_method": method, "bits": 4})
 
 
-def test_gptq_of_the_old_kind(tmp_path):
-    (tmp_path / "quantize_config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"quantize_config\.json .*\(gptq\)"):
-        read(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

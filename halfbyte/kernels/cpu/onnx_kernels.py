@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class OnnxKernels:
     def __init__(self, *, adaptable: bool = False) -> None:
         """adaptable: spans can be called with `adapt`; they are then not fused."""
         self.adaptable = adaptable
+        self.takes_order = True
 
     @contextlib.contextmanager
     def threads(self, rows: int) -> Iterator[None]:
@@ -191,13 +193,15 @@ class Graph:
         """See reference.after_attention; returns the residual and its norm by `next_norm`."""
         residual, x = self.add_and_norm(self.linear(attended, p.o), residual, p.norm, eps)
         width = _outputs(p.gate_up) // 2  # two products: taking one's output apart cost more than starting another
-        gate, up = (self.linear(x, rows(p.gate_up, part)) for part in (slice(width), slice(width, None)))
+        x, gate_up = self.in_order(x, p.gate_up), replace(p.gate_up, order=None)
+        gate, up = (self.linear(x, rows(gate_up, part)) for part in (slice(width), slice(width, None)))
         sigmoid = self.node("Sigmoid", [gate])[0]
         activated = self.node("Mul", [self.node("Mul", [gate, sigmoid])[0], up])[0]
         return self.add_and_norm(self.linear(activated, p.down), residual, next_norm, eps)
 
     def linear(self, x: str, w: LinearWeight) -> str:
         """See reference.linear."""
+        x = self.in_order(x, w)
         if isinstance(w.weight, Int4Weight) and (block := nbits_block(w.weight)):
             y = self._matmul_nbits(x, w.weight, block)
         else:
@@ -205,6 +209,10 @@ class Graph:
             y = self.node("MatMul", [x, self.vector(weight.T)])[0]
             self.fewest_rows = ROWS_FOR_EQUAL_ROUNDING * torch.get_num_threads()
         return y if w.bias is None else self.node("Add", [y, self.vector(w.bias)])[0]
+
+    def in_order(self, x: str, w: LinearWeight) -> str:
+        """The inputs in the order that the weight takes them in."""
+        return x if w.order is None else self.node("Gather", [x, self.constant(w.order.numpy())], axis=1)[0]
 
     def _matmul_nbits(self, x: str, weight: Int4Weight, block: int) -> str:
         n, k = weight.q.shape
@@ -306,7 +314,7 @@ def rows(w: LinearWeight, part: slice) -> LinearWeight:
     """Some of a linear's outputs."""
     weight = w.weight
     taken = rows_of(weight, part) if isinstance(weight, Int4Weight) else weight[part]
-    return LinearWeight(taken, None if w.bias is None else w.bias[part])
+    return LinearWeight(taken, None if w.bias is None else w.bias[part], w.order)
 
 
 def _inputs(w: LinearWeight) -> int:
