@@ -84,7 +84,7 @@ class AutoAWQForCausalLM:
         if torch_dtype not in (None, "auto"):
             raise ConfigError(f"from_pretrained: torch_dtype={torch_dtype!r}: weights are read as stored; leave it out")
         checkpoint = Checkpoint(open_source(model_path))
-        if checkpoint.awq is not None:
+        if checkpoint.container is not None:
             raise ConfigError(f"{model_path} is already quantized; from_quantized runs it")
         check_files(checkpoint, safetensors)
         return ModelToQuantize(checkpoint, use_cache)

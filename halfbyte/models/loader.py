@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -70,13 +69,12 @@ def read_block(
 ) -> Block:
     """Read one block's weights; see `stacked`."""
 
-    def read(*names: str, takes_order: bool = takes_order) -> LinearWeight:
+    def read(*names: str) -> LinearWeight:
         return stacked(checkpoint, [f"{prefix}.{name}" for name in names], takes_order, made_float)
 
     prefix = f"model.layers.{layer}"
     attn = f"{prefix}.self_attn"
     has_norms = checkpoint.config.qk_norm
-    gate_up, down = _without_order(read("mlp.gate_proj", "mlp.up_proj"), read("mlp.down_proj", takes_order=True))
     return Block(
         input_norm=checkpoint.tensor(f"{prefix}.input_layernorm.weight"),
         qkv=read(*(f"self_attn.{n}_proj" for n in "qkv")),
@@ -85,8 +83,8 @@ def read_block(
         after=AfterAttention(
             o=read("self_attn.o_proj"),
             norm=checkpoint.tensor(f"{prefix}.post_attention_layernorm.weight"),
-            gate_up=gate_up,
-            down=down,
+            gate_up=read("mlp.gate_proj", "mlp.up_proj"),
+            down=read("mlp.down_proj"),
         ),
     )
 
@@ -121,21 +119,6 @@ def _together(weights: list[IntWeight | torch.Tensor]) -> tuple[Int4Weight, torc
     if len({w.group_size for w, _ in ready}) > 1:
         return None
     return concat_rows([w for w, _ in ready]) if len(ready) > 1 else ready[0][0], order
-
-
-def _without_order(gate_up: LinearWeight, down: LinearWeight) -> tuple[LinearWeight, LinearWeight]:
-    """An MLP whose last weight takes its inputs as they come: gate and up give them in its order instead."""
-    if down.order is None:
-        return gate_up, down
-    width = len(down.order)
-    rows = torch.cat((down.order, down.order + width))
-    bias = None if gate_up.bias is None else gate_up.bias[rows]
-    if isinstance(gate_up.weight, Int4Weight):
-        w = gate_up.weight
-        weight: torch.Tensor | Int4Weight = Int4Weight(w.q[rows], w.s[rows], w.z[rows])
-    else:
-        weight = gate_up.weight[rows]
-    return LinearWeight(weight, bias, gate_up.order), replace(down, order=None)
 
 
 def _as_float(weight: IntWeight | torch.Tensor) -> torch.Tensor:

@@ -9,10 +9,10 @@ from test_gptq_container import DOWN, SMALL, same, write_gptq
 from tiny_checkpoints import write_model
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
-from halfbyte.checkpoint.repack import container_like, repack
 from halfbyte.checkpoint.gptq import GptqConfig
 from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.quant_config import AwqConfig
+from halfbyte.checkpoint.repack import container_like, repack
 from halfbyte.checkpoint.writer import RepositoryWriter
 from halfbyte.errors import OutputError
 
