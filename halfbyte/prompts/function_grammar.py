@@ -1,8 +1,7 @@
 """The grammar of valid calls: nothing else can be written under it.
 
 JSON calls have the card's layout (two spaces a level), YAML calls put every text in double quotes. Parameters come in
-the order of their declaration. Texts, numbers, lists and free objects are bounded, so that every answer ends. Bounds of
-numbers are the one thing that a schema may say and that is left to the reader (and to FunctionPrompt.json_schema).
+the order of their declaration. Texts, numbers, lists and free objects are bounded, so that every answer ends.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from halfbyte.errors import PromptError
 from halfbyte.prompts.bounded_schema import LONGEST_KEY, MOST_ITEMS
 from halfbyte.prompts.function_yaml import scalar
-from halfbyte.prompts.grammar import Alternative, Grammar, Rule, Symbol, Text
+from halfbyte.prompts.grammar import Alternative, Grammar, Number, Rule, Symbol, Text
+from halfbyte.prompts.number_ranges import BOUNDS, number_forms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,8 @@ class _Builder:
         if kind == "string":
             return Text(schema.get("minLength", 0), min(self.max_string, schema.get("maxLength", self.max_string)))
         if kind in ("integer", "number"):
-            return Rule(kind)
+            bounded = any(name in schema for name in BOUNDS)
+            return Number(tuple(map(tuple, number_forms(kind, schema)))) if bounded else Rule(kind)
         if kind in ("boolean", "null"):
             return self.grammar.add([["true"], ["false"]] if kind == "boolean" else [["null"]])
         builders = {"array": self._array, "object": self._object, "": lambda *_: self._free(DEEPEST_FREE)}

@@ -21,7 +21,14 @@ class Text:
     longest: int
 
 
-Symbol = str | Rule | Text  # a str stands for itself
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number in one of these forms: see number_ranges."""
+
+    forms: tuple[tuple[str, ...], ...]
+
+
+Symbol = str | Rule | Text | Number  # a str stands for itself
 Alternative = list[Symbol]
 
 _FOLDED = r"\x80-\x9F\u2028\u2029\uFEFF\uFFFE\uFFFF"  # in a YAML text not allowed, or a line break
@@ -80,6 +87,8 @@ def _lark(alternative: Alternative, lengths: dict[Text, None]) -> str:
         if isinstance(symbol, Text):
             lengths[symbol] = None
             parts.append(f"TEXT_{symbol.shortest}_{symbol.longest}")
+        elif isinstance(symbol, Number):
+            parts.append("/" + "|".join("".join(form).replace(".", r"\.") for form in symbol.forms) + "/")
         elif isinstance(symbol, Rule):
             parts.append(symbol.name.upper() if symbol.name in _LARK_TERMINALS else symbol.name)
         else:
@@ -93,6 +102,9 @@ def _gbnf(alternative: Alternative, lengths: dict[Text, None]) -> str:
         if isinstance(symbol, Text):
             lengths[symbol] = None
             parts.append(f"text-{symbol.shortest}-{symbol.longest}")
+        elif isinstance(symbol, Number):
+            forms = (" ".join(d if d[0] == "[" else f'"{d}"' for d in form) for form in symbol.forms)
+            parts.append(f"({' | '.join(forms)})")
         else:
             parts.append(symbol.name if isinstance(symbol, Rule) else json.dumps(symbol))
     return " ".join(parts) or '""'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from halfbyte.errors import PromptError
+from halfbyte.prompts.schema_check import check_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,11 +43,24 @@ class _Inliner:
                 raise PromptError(f"{self.name}: the schema refers to itself ({reference})")
             rest = {k: v for k, v in schema.items() if k in ("description",)}
             return {**self.schema(self._target(reference), (*above, reference)), **rest}
-        parts = schema.get("allOf")
-        if isinstance(parts, list) and len(parts) == 1:  # pydantic's way of describing a reference
-            schema = {**parts[0], **{k: v for k, v in schema.items() if k != "allOf"}}
-            return self.schema(schema, (*above, ""))
-        return {key: self._part(key, value, above) for key, value in schema.items() if key not in _DROPPED}
+        check_keywords(schema, self.name)
+        found = {key: self._part(key, value, above) for key, value in schema.items() if key not in _DROPPED}
+        return self._merged(found.pop("allOf"), found) if "allOf" in found else found
+
+    def _merged(self, parts: list[dict[str, Any]], rest: dict[str, Any]) -> dict[str, Any]:
+        """What all parts of an `allOf` say, as one schema."""
+        merged: dict[str, Any] = {}
+        for part in (*parts, rest):
+            for key, value in part.items():
+                if key == "properties":
+                    merged[key] = {**merged.get(key, {}), **value}
+                elif key == "required":
+                    merged[key] = list(dict.fromkeys([*merged.get(key, ()), *value]))
+                elif key in merged and merged[key] != value and key != "description":
+                    raise PromptError(f"{self.name}: the parts of allOf say two things of {key}")
+                else:
+                    merged[key] = value
+        return merged
 
     def _part(self, key: str, value: Any, above: tuple[str, ...]) -> Any:
         below = (*above, "")  # counts the depth
