@@ -48,6 +48,10 @@ class OutputError(HalfbyteError):
     """The output cannot be written (already there, disk too small)."""
 
 
+class PublishError(HalfbyteError):
+    """A recipe, a card or a finished repository is not in order, or an upload was refused."""
+
+
 class RequestError(HalfbyteError):
     """A generation request is not valid (sampling parameter out of range, prompt longer than the context)."""
 

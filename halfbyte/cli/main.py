@@ -15,6 +15,7 @@ from halfbyte.cli.failure import Commands
 from halfbyte.cli.generate import generate
 from halfbyte.cli.inspect import inspect_model
 from halfbyte.cli.plan import plan
+from halfbyte.cli.publish import publish
 from halfbyte.cli.quantize import quantize
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def flowing(text: str) -> str:
 
 add(app, "quantize", quantize)
 add(app, "convert", convert)
+add(app, "publish", publish)
 add(app, "generate", generate)
 add(app, "chat", chat)
 add(app, "plan", plan)
