@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -115,13 +115,29 @@ def paged_attention(
 
     q: [T, H, d]; k, v: [T, Hkv, d]; k_cache, v_cache: [blocks, Hkv, block size, d] -> [T, H * d].
     The new keys and values are stored first. Each token is then computed by itself, with shapes that follow from its
-    place in its sequence alone: so it comes out the same however the sequence was cut into passes.
+    place in its sequence alone: so it comes out the same however the sequence was cut into passes. By one thread, for
+    with two torch adds up in another order.
     """
     size = k_cache.shape[2]
     block, place = batch.slot_mapping // size, batch.slot_mapping % size
     k_cache[block, :, place] = k.to(k_cache.dtype)
     v_cache[block, :, place] = v.to(v_cache.dtype)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    with _one_thread():
+        _attend_each(out, q, k_cache, v_cache, batch, scale, window)
+    return out.flatten(1)
+
+
+def _attend_each(
+    out: torch.Tensor,
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: PagedBatch,
+    scale: float,
+    window: int | None,
+) -> None:
+    size = k_cache.shape[2]
     starts, contexts = batch.query_start.tolist(), batch.context_lens.tolist()
     for s, context in enumerate(contexts):
         first, end = starts[s], starts[s + 1]
@@ -131,7 +147,16 @@ def paged_attention(
             seen = context - (end - 1 - row)
             part = slice(0 if window is None else max(0, seen - window), seen)
             out[row] = attend_one(q[row], keys[:, part], values[:, part], scale)
-    return out.flatten(1)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def attend_one(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
