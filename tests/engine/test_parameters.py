@@ -191,11 +191,11 @@ def test_embeddings_and_scores(llm):
     mean = [o.embedding for o in llm.embed(texts, pooling="mean")]
     from halfbyte.models.attend import WholeSequences
 
-    for text, l, m in zip(texts, last, mean, strict=True):
+    for text, tail, middle in zip(texts, last, mean, strict=True):
         ids = torch.tensor(llm.tokenizer.encode(text))
         hidden = llm.network.forward(ids, torch.arange(len(ids)), WholeSequences(llm.network.config, 1))
-        assert (l - hidden[-1]).abs().max() < 1e-4
-        assert (m - hidden.mean(0)).abs().max() < 1e-4
+        assert (tail - hidden[-1]).abs().max() < 1e-4
+        assert (middle - hidden.mean(0)).abs().max() < 1e-4
     assert torch.equal(last[0], last[2])
     scores = [s.score for s in llm.score("one text", texts, pooling="mean")]
     assert scores[0] == pytest.approx(1.0)
