@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from halfbyte.checkpoint.open import open_source
+    from halfbyte.engine.async_engine import AsyncEngine
     from halfbyte.engine.llm import LLM
     from halfbyte.engine.sampling_params import SamplingParams
     from halfbyte.errors import HalfbyteError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "LLM": "halfbyte.engine.llm",
+    "AsyncEngine": "halfbyte.engine.async_engine",
     "AutoAWQForCausalLM": "halfbyte.integrations.autoawq",
     "HalfbyteError": "halfbyte.errors",
     "SamplingParams": "halfbyte.engine.sampling_params",
@@ -28,6 +30,7 @@ _HOMES = {
 
 __all__ = [
     "LLM",
+    "AsyncEngine",
     "AutoAWQForCausalLM",
     "HalfbyteError",
     "SamplingParams",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from halfbyte.checkpoint.source import Source
     from halfbyte.engine.outputs import Delta, RequestOutput
     from halfbyte.engine.prompt import Prompt
     from halfbyte.engine.request import Pooling
@@ -78,11 +79,8 @@ class LLM:
         checkpoint = Checkpoint(source)
         _check_quantization(quantization, checkpoint)
         context = choose_context(checkpoint.config, max_model_len)
-        if not isinstance(tokenizer, Tokenizer):
-            tokenizer = Tokenizer.from_source(source if tokenizer is None else open_source(tokenizer))
-        if chat_template is not None:
-            tokenizer = tokenizer.with_chat_template(jinja_template(chat_template, adds_bos=tokenizer.adds_bos))
-        self.tokenizer: Tokenizer = tokenizer
+        tokenizer = load_tokenizer(source, tokenizer, chat_template)
+        self.tokenizer = tokenizer
         self.network: Network = load_network(checkpoint, compute, adaptable=enable_lora)
         self.engine = Engine(self.network, tokenizer, context, options)
         self._local = LocalEngine(self.engine)
@@ -257,6 +255,17 @@ class LLM:
 
     def _seed(self, params: SamplingParams) -> int:
         return self._seeds.getrandbits(63) if params.seed is None else params.seed
+
+
+def load_tokenizer(
+    source: Source, tokenizer: str | Path | Tokenizer | None = None, chat_template: str | None = None
+) -> Tokenizer:
+    """The source's tokenizer, or that of another source, or the one at hand; with another chat template if asked."""
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = Tokenizer.from_source(source if tokenizer is None else open_source(tokenizer))
+    if chat_template is None:
+        return tokenizer
+    return tokenizer.with_chat_template(jinja_template(chat_template, adds_bos=tokenizer.adds_bos))
 
 
 def _check_quantization(quantization: str | None, checkpoint: Checkpoint) -> None:

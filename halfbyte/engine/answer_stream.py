@@ -1,0 +1,72 @@
+"""The steps of one request, as they come from the engine's process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from halfbyte.engine.outputs import Delta
+
+
+class AnswerStream:
+    """`async for delta in stream`. Raises what ended the request. Leaving early, or letting go of it, aborts it."""
+
+    def __init__(self, request_id: str, answers: int, on_close: Callable[[str], None]) -> None:
+        """answers: how many must end for the request to be finished."""
+        self.request_id = request_id
+        self._results: asyncio.Queue[Any] = asyncio.Queue()
+        self._open = answers
+        self._on_close = on_close
+        self._closed = False
+
+    def put(self, result: Any) -> None:
+        """Take a result: a Delta, a hidden state, or an error, which is the last."""
+        self._results.put_nowait(result)
+
+    async def next(self) -> Any:
+        """The next result of whatever kind. Raises it if it is an error."""
+        result = await self._results.get()
+        if isinstance(result, Exception):
+            self.close()
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Abort, if it has not ended."""
+        if not self._closed:
+            self._closed = True
+            self._on_close(self.request_id)
+
+    def __aiter__(self) -> AnswerStream:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if self._open == 0 or self._closed:
+            self.close()
+            raise StopAsyncIteration
+        try:
+            delta: Delta = await self.next()
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        if delta.finish_reason:
+            self._open -= 1
+            if self._open == 0:
+                self.close()
+        return delta
+
+    async def __aenter__(self) -> AnswerStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    async def aclose(self) -> None:
+        """Abort, if it has not ended."""
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()

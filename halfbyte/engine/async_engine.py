@@ -1,0 +1,269 @@
+"""`AsyncEngine`: the engine in a process of its own, for programs with an event loop.
+
+What holds the loop up (a slow client, a parser) never holds up a step, and a crash of the engine is not theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import weakref
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from halfbyte.checkpoint.open import open_source
+from halfbyte.engine.answer_stream import AnswerStream
+from halfbyte.engine.collector import Collector
+from halfbyte.engine.engine_process import EngineProcess
+from halfbyte.engine.llm import load_tokenizer
+from halfbyte.engine.messages import Abort, Add, Call, Events, Ready, Reply
+from halfbyte.engine.prompt import ReadPrompt, read_prompt
+from halfbyte.engine.sampling_params import SamplingParams
+from halfbyte.engine.stats import Stats
+from halfbyte.errors import EngineStoppedError, QueueFullError, RequestError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from halfbyte.checkpoint.tokenizer import Tokenizer
+    from halfbyte.engine.outputs import RequestOutput
+    from halfbyte.engine.prompt import Prompt
+    from halfbyte.engine.request import Pooling
+
+
+class AsyncEngine:
+    """Use it in one event loop: `async with AsyncEngine(model) as engine: async for delta in engine.generate(...)`."""
+
+    def __init__(self, model: str | Path, *, max_requests: int = 256, seed: int = 0, **settings: Any) -> None:
+        """settings: those of LLM. max_requests: in the engine at once, waiting or not; more are refused."""
+        self.max_requests = max_requests
+        self.stats = Stats()
+        self.max_model_len = 0
+        self.restarts = 0
+        self._settings = {"model": model, **settings}
+        self._tokenizer: Tokenizer | None = None
+        self._seeds = random.Random(seed)
+        self._numbers = count(1)
+        self._streams: weakref.WeakValueDictionary[str, AnswerStream] = weakref.WeakValueDictionary()
+        self._calls: dict[int, asyncio.Future[None]] = {}
+        self._process: EngineProcess | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._refusal: str | None = "the engine is not started: await start()"
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, once the engine is started."""
+        assert self._tokenizer is not None, "await start()"
+        return self._tokenizer
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the model is loaded and requests are taken."""
+        return self._refusal is None and self._ready is not None and self._ready.done()
+
+    @property
+    def unfinished(self) -> int:
+        """Requests in the engine."""
+        return len(self._streams)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine's process."""
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Start the process and wait until the model is loaded. Raises the HalfbyteError that prevents it."""
+        source = await asyncio.to_thread(open_source, self._settings["model"])
+        given = self._settings.get("tokenizer"), self._settings.get("chat_template")
+        self._tokenizer = await asyncio.to_thread(load_tokenizer, source, *given)
+        self._refusal = None
+        self._launch()
+        assert self._ready is not None
+        await self._ready
+
+    async def ready(self) -> None:
+        """Wait until the engine is up, also after a crash. Raises what prevents it."""
+        if self._ready is None:
+            raise EngineStoppedError(self._refusal or "the engine is not started")
+        await asyncio.shield(self._ready)
+
+    def generate(
+        self,
+        prompt: Prompt | ReadPrompt,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        adapter: str | None = None,
+    ) -> AnswerStream:
+        """Queue a request at once; the stream gives its steps. See Engine.add.
+
+        Raises QueueFullError or EngineStoppedError if it is not taken. A RequestError of what only the engine can
+        check comes as the first thing of the stream.
+        """
+        return self._submit(prompt, params or SamplingParams(), request_id, priority, adapter, None)
+
+    async def complete(
+        self, prompt: Prompt | ReadPrompt, params: SamplingParams | None = None, **options: Any
+    ) -> RequestOutput:
+        """The whole output. options: those of `generate`."""
+        params = params or SamplingParams()
+        read = self._read(prompt)
+        collector = Collector(read.text, read.token_ids, params)
+        async with self.generate(read, params, **options) as stream:
+            async for delta in stream:
+                collector.add(delta)
+        return collector.output()
+
+    async def embed(
+        self, prompt: Prompt | ReadPrompt, pooling: Pooling = "last", *, adapter: str | None = None
+    ) -> torch.Tensor:
+        """The prompt's hidden state, float32 [D]; see LLM.embed."""
+        async with self._submit(prompt, SamplingParams(), None, 0, adapter, pooling) as stream:
+            return torch.from_numpy(await stream.next())
+
+    def chat_prompt(self, messages: list[dict[str, Any]], **variables: Any) -> ReadPrompt:
+        """A conversation as the model's chat template writes it. variables: for the template, such as tools."""
+        text = self.tokenizer.render_chat(messages, **variables)
+        return ReadPrompt(text, self.tokenizer.encode(text, add_special_tokens=False))
+
+    def abort(self, request_id: str) -> None:
+        """End a request from elsewhere; its stream raises EngineStoppedError."""
+        stream = self._streams.get(request_id)
+        if stream is not None:
+            stream.put(EngineStoppedError(f"request {request_id} was aborted"))
+            self._close(request_id)
+
+    async def load_adapter(self, name: str, folder: str | Path) -> None:
+        """See LLM.load_adapter. It must be loaded again after a crash."""
+        await self._call("load_adapter", name, str(folder))
+
+    async def unload_adapter(self, name: str) -> None:
+        """See LLM.unload_adapter."""
+        await self._call("unload_adapter", name)
+
+    async def drain(self, timeout: float = 30.0) -> None:
+        """Take no more requests, and wait until those that are there have ended; after `timeout` seconds end them."""
+        self._refusal = "the engine is about to stop and takes no more requests"
+        deadline = asyncio.get_running_loop().time() + timeout
+        while self._streams and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+        self._fail_all(EngineStoppedError(f"the engine stopped; the request was not finished within {timeout:g} s"))
+
+    async def stop(self) -> None:
+        """End the process, and all requests."""
+        self._refusal = "the engine is stopped"
+        self._fail_all(EngineStoppedError("the engine was stopped"))
+        process, self._process, self._ready = self._process, None, None
+        if process is not None:
+            await asyncio.to_thread(process.stop)
+
+    async def __aenter__(self) -> AsyncEngine:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def _submit(
+        self,
+        prompt: Prompt | ReadPrompt,
+        params: SamplingParams,
+        request_id: str | None,
+        priority: int,
+        adapter: str | None,
+        pooling: Pooling | None,
+    ) -> AnswerStream:
+        if self._refusal is not None or self._process is None:
+            raise EngineStoppedError(self._refusal or "the engine is stopped")
+        if len(self._streams) >= self.max_requests:
+            raise QueueFullError(
+                f"{len(self._streams)} requests are waiting or being answered, the most that are taken (max_requests); "
+                "try again later"
+            )
+        read = self._read(prompt)
+        request_id = request_id or f"request-{next(self._numbers)}"
+        seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
+        if request_id in self._streams:
+            raise RequestError(f"there is a request {request_id!r} already; choose another request_id")
+        stream = AnswerStream(request_id, params.drawn, self._close)
+        self._streams[request_id] = stream
+        self._process.send(Add(request_id, read.token_ids, params, seed, priority, adapter, pooling))
+        return stream
+
+    def _read(self, prompt: Prompt | ReadPrompt) -> ReadPrompt:
+        return prompt if isinstance(prompt, ReadPrompt) else read_prompt(prompt, self.tokenizer)
+
+    def _close(self, request_id: str) -> None:
+        self._streams.pop(request_id, None)
+        if self._process is not None:
+            self._process.send(Abort(request_id))  # of what has ended it knows nothing any more
+
+    async def _call(self, method: str, *arguments: Any) -> None:
+        await self.ready()
+        if self._process is None:
+            raise EngineStoppedError("the engine is stopped")
+        number = next(self._numbers)
+        reply = self._calls[number] = asyncio.get_running_loop().create_future()
+        self._process.send(Call(number, method, arguments))
+        await reply
+
+    def _launch(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._ready = loop.create_future()
+
+        def hand(what: Any, *arguments: Any) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(what, *arguments)
+
+        process = EngineProcess(
+            self._settings, lambda message: hand(self._take, message), lambda: hand(self._ended, process)
+        )
+        self._process = process
+
+    def _take(self, message: Any) -> None:
+        if isinstance(message, Events):
+            self.stats = message.stats
+            for request_id, result in message.results:
+                stream = self._streams.get(request_id)
+                if stream is not None:
+                    stream.put(result)
+        elif isinstance(message, Reply):
+            reply = self._calls.pop(message.number, None)
+            if reply is not None and not reply.done():
+                reply.set_exception(message.error) if message.error else reply.set_result(None)
+        elif isinstance(message, Ready) and self._ready is not None and not self._ready.done():
+            self.max_model_len = message.max_model_len
+            if message.stopped is None:
+                self._ready.set_result(None)
+            else:
+                self._refusal = f"the engine could not be started: {message.stopped}"
+                self._ready.set_exception(message.stopped)
+
+    def _ended(self, process: EngineProcess) -> None:
+        """The process is gone. If it was at work, begin again; one that cannot start will not start another time."""
+        if process is not self._process:
+            return
+        assert self._ready is not None
+        reason = f"the engine's process {process.how_it_ended()}"
+        self._fail_all(EngineStoppedError(f"{reason} before the request was answered; it is being started again"))
+        if self._ready.done() and self._ready.exception() is None:
+            self.restarts += 1
+            self._launch()
+            return
+        self._process = None
+        self._refusal = self._refusal or f"{reason} while it was starting"
+        if not self._ready.done():
+            self._ready.set_exception(EngineStoppedError(self._refusal))
+        self._ready.exception()  # it may be that nobody waits for it
+
+    def _fail_all(self, error: EngineStoppedError) -> None:
+        for stream in list(self._streams.values()):
+            stream.put(error)
+        self._streams.clear()
+        for reply in self._calls.values():
+            if not reply.done():
+                reply.set_exception(error)
+        self._calls.clear()

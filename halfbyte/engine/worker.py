@@ -1,0 +1,85 @@
+"""The engine's own process: a loop of messages and steps."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from halfbyte.engine.messages import Abort, Add, Call, Events, Ready, Reply, Stop
+from halfbyte.errors import HalfbyteError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from halfbyte.engine.llm import LLM
+
+
+def run(connection: Connection, settings: dict[str, Any]) -> None:
+    """Load an LLM with these settings and serve it until Stop, or until nobody is at the other end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; it is the parent who decides
+    from halfbyte.engine.llm import LLM  # noqa: PLC0415  the errors of a damaged installation must reach the parent
+
+    try:
+        llm = LLM(**settings)
+    except (HalfbyteError, OSError) as error:
+        connection.send(Ready(stopped=error))
+        return
+    connection.send(Ready(llm.max_model_len))
+    outbox: SimpleQueue[Any] = SimpleQueue()
+    # a step must not wait for a reader that is slow
+    threading.Thread(target=_write, args=(connection, outbox), daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):
+        _serve(llm, connection, outbox)
+
+
+def _serve(llm: LLM, connection: Connection, outbox: SimpleQueue[Any]) -> None:
+    engine = llm.engine
+    while True:
+        while not engine.has_work or connection.poll(0):
+            message = connection.recv()
+            if isinstance(message, Stop):
+                return
+            _handle(llm, message, outbox)
+        results = [(request, _portable(result)) for request, result in engine.step()]
+        if results:
+            outbox.put(Events(results, engine.stats))
+
+
+def _handle(llm: LLM, message: Any, outbox: SimpleQueue[Any]) -> None:
+    if isinstance(message, Abort):
+        llm.engine.abort(message.request_id)
+    elif isinstance(message, Add):
+        try:
+            llm.engine.add(
+                message.token_ids,
+                message.params,
+                message.seed,
+                request_id=message.request_id,
+                priority=message.priority,
+                adapter=message.adapter,
+                pooling=message.pooling,
+            )
+        except HalfbyteError as error:
+            outbox.put(Events([(message.request_id, error)], llm.engine.stats))
+    elif isinstance(message, Call):
+        try:
+            getattr(llm, message.method)(*message.arguments)
+            outbox.put(Reply(message.number, None))
+        except HalfbyteError as error:
+            outbox.put(Reply(message.number, error))
+
+
+def _write(connection: Connection, outbox: SimpleQueue[Any]) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection.send(outbox.get())
+
+
+def _portable(result: Any) -> Any:
+    """torch would send a tensor as a handle to shared memory, which must outlive its process."""
+    return result.numpy() if isinstance(result, torch.Tensor) else result
