@@ -177,7 +177,7 @@ def test_what_cannot_be_loaded_is_said(folder, tmp_path, runner):
     write_repository(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"damaged")
     engine = AsyncEngine(str(tmp_path / "model"))
-    with pytest.raises(Exception, match="model.safetensors"):
+    with pytest.raises(Exception, match=r"model\.safetensors"):
         runner.run(engine.start())
     with pytest.raises(EngineStoppedError, match="could not be started"):
         engine.generate("Hello")
