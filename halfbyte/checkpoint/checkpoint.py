@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import torch
 from halfbyte.checkpoint.config import ModelConfig
 from halfbyte.checkpoint.containers import read_container
 from halfbyte.checkpoint.expected import expected_tensors, layer_of, linear_shapes
+from halfbyte.checkpoint.gguf_integers import gguf_integers, has_gguf_integers
 from halfbyte.checkpoint.int4 import kernel_form
 from halfbyte.checkpoint.quant_config import AwqConfig
 from halfbyte.errors import CheckpointError
@@ -52,6 +54,7 @@ class Checkpoint:
         self.expected: dict[str, Shape] = self._expected()
         self.integers = self._integers()
         _check_headers(source, self._infos, self.expected, self.integers, self.config.tie_word_embeddings)
+        self._gguf_integers = False
 
     @property
     def awq(self) -> AwqConfig | None:
@@ -77,6 +80,11 @@ class Checkpoint:
 
     def stored(self, prefix: str) -> IntWeight | torch.Tensor:
         """The weight of a linear, [N, K], as its container stores it, or float if it is not quantized."""
+        if self.container is None and self._gguf_integers:
+            integers = gguf_integers(self.source, f"{prefix}.weight")
+            if integers is not None:
+                _check_finite(integers.s, f"{prefix}.weight", self.source)
+                return integers
         if self.container is None or not self.container.converts(prefix):
             return self.tensor(f"{prefix}.weight")
         n, k = self.linears[prefix]
@@ -90,6 +98,20 @@ class Checkpoint:
             return self.container.unpack(prefix, tensors, n, k)
         except CheckpointError as error:
             raise CheckpointError(f"{self.source.origin(next(iter(names.values())))}: {error}") from None
+
+    def for_running(self) -> Checkpoint:
+        """The same checkpoint, whose `stored` gives 4-bit GGUF weights as the integers that kernels take.
+
+        Whoever changes weights, as a quantizer does, wants them float.
+        """
+        other = copy(self)
+        other._gguf_integers = True
+        return other
+
+    @property
+    def has_int4(self) -> bool:
+        """Whether some linears reach the network in 4 bits."""
+        return self.container is not None or (self._gguf_integers and has_gguf_integers(self.source, self.linears))
 
     def bias(self, prefix: str) -> torch.Tensor | None:
         """The bias of a linear, [N], if it has one."""

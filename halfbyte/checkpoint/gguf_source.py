@@ -87,13 +87,19 @@ class GGUFSource:
         """Dequantize one tensor, in the row order that Hugging Face's rotary embedding expects."""
         if name not in self._by_name:
             raise CheckpointError(f"{self.path}: there is no tensor {name}")
-        tensor = self._by_name[name]
-        weight = self._dequantize(tensor)
-        heads = interleaved_heads(tensor.name)
+        return self.in_hf_order(name, self._dequantize(self._by_name[name]))
+
+    def in_hf_order(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of a tensor as they lie in the file, in the order that Hugging Face's rotary embedding expects."""
+        heads = interleaved_heads(self._by_name[name].name)
         if heads is None or str(self.metadata.get("general.architecture")) not in INTERLEAVED_ROPE:
-            return weight
+            return rows
         count = self.config["num_attention_heads" if heads == "q" else "num_key_value_heads"]
-        return separate_halves(weight, count, f"{self.path}: {name}")
+        return separate_halves(rows, count, f"{self.path}: {name}")
+
+    def type_of(self, name: str) -> GGMLQuantizationType:
+        """The type in which a tensor is stored."""
+        return self._by_name[name].type
 
     def encoded(self, name: str) -> tuple[GGMLQuantizationType, torch.Tensor]:
         """A tensor's type and its bytes as they lie in the file, uint8 [..., bytes of a row], rows in its own order."""

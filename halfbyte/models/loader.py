@@ -27,6 +27,7 @@ def load_network(checkpoint: Checkpoint, compute: Compute = "auto", *, adaptable
 
     adaptable: passes can be given adapters.
     """
+    checkpoint = checkpoint.for_running()
     kernels = pick_kernels(checkpoint, compute, adaptable=adaptable)
     embedding = checkpoint.tensor("model.embed_tokens.weight")
     tied = checkpoint.config.tie_word_embeddings
@@ -49,7 +50,7 @@ def load_network(checkpoint: Checkpoint, compute: Compute = "auto", *, adaptable
 
 def pick_kernels(checkpoint: Checkpoint, compute: Compute, *, adaptable: bool = False) -> Kernels:
     """Int4 kernels for a quantized checkpoint, the float32 reference for any other, or when asked for."""
-    if compute == "float32" or checkpoint.container is None:
+    if compute == "float32" or not checkpoint.has_int4:
         return ReferenceKernels()
     from halfbyte.kernels.cpu.onnx_kernels import OnnxKernels  # noqa: PLC0415  onnxruntime takes 0.2 s to import
 
