@@ -12,6 +12,8 @@ from halfbyte.cli.sizes import parse_size, show_size
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from rich.table import Table
+
     from halfbyte.convert import ConvertOptions, ConvertReport
 
 
@@ -26,7 +28,8 @@ def convert(
             "--format",
             metavar="SPEC",
             help="gguf:TYPE with TYPE one of F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, "
-            "Q4_1, Q4_0, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K; awq:4bit-128g; fp16; bf16.",
+            "Q4_1, Q4_0, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K; awq:4bit-128g; gptq:4bit-64g, with -v2 for the container's "
+            "second version; compressed-tensors:4bit-64g; fp16; bf16.",
             show_default=False,
         ),
     ],
@@ -150,17 +153,9 @@ def evaluate(report: ConvertReport, source: str, text: Path, context: int, windo
 def show(report: ConvertReport) -> None:
     """Print what was done."""
     from rich.console import Console
-    from rich.table import Table
 
-    weighted = any(loss.importance_error is not None for loss in report.losses)
-    table = Table(title="relative error of the weights as written")
-    for heading in ("tensors", "types", "error", *(["by importance"] if weighted else [])):
-        table.add_column(heading, justify="right" if heading in {"error", "by importance"} else "left")
-    for loss in report.losses:
-        types = ", ".join(f"{count} {kind}" for kind, count in loss.types.items())
-        by_importance = "-" if loss.importance_error is None else f"{100 * loss.importance_error:.3f} %"
-        table.add_row(loss.kind, types, f"{100 * loss.relative_error:.3f} %", *([by_importance] if weighted else []))
-    Console().print(table)
+    if report.losses:  # nothing is lost by repacking
+        Console().print(loss_table(report))
     for note in report.notes:
         typer.echo(note)
     if report.perplexity is not None:
@@ -172,3 +167,18 @@ def show(report: ConvertReport) -> None:
         f"{report.out}: {report.format}, {show_size(report.out_bytes)}, {report.bits_per_weight:.2f} bits per weight, "
         f"in {report.seconds:.0f} s"
     )
+
+
+def loss_table(report: ConvertReport) -> Table:
+    """Relative errors by kind of layer."""
+    from rich.table import Table
+
+    weighted = any(loss.importance_error is not None for loss in report.losses)
+    table = Table(title="relative error of what was written")
+    for heading in ("tensors", "types", "error", *(["by importance"] if weighted else [])):
+        table.add_column(heading, justify="right" if heading in {"error", "by importance"} else "left")
+    for loss in report.losses:
+        types = ", ".join(f"{count} {kind}" for kind, count in loss.types.items())
+        by_importance = "-" if loss.importance_error is None else f"{100 * loss.importance_error:.3f} %"
+        table.add_row(loss.kind, types, f"{100 * loss.relative_error:.3f} %", *([by_importance] if weighted else []))
+    return table

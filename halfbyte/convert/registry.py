@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.open import open_source
-from halfbyte.convert.awq_format import write_awq
+from halfbyte.convert.container_format import write_awq_container, write_compressed_tensors, write_gptq
 from halfbyte.convert.floats import write_bf16, write_fp16
 from halfbyte.convert.gguf_format import write_gguf_format
 from halfbyte.convert.request import ConvertOptions, ConvertReport, Progress, Request, Silent
@@ -27,7 +27,9 @@ class Format(NamedTuple):
 
 FORMATS: dict[str, Format] = {
     "gguf": Format(write_gguf_format, "gguf:Q4_K_M", takes_imatrix=True),
-    "awq": Format(write_awq, "awq:4bit-128g"),
+    "awq": Format(write_awq_container, "awq:4bit-128g"),
+    "gptq": Format(write_gptq, "gptq:4bit-64g"),
+    "compressed-tensors": Format(write_compressed_tensors, "compressed-tensors:4bit-64g"),
     "fp16": Format(write_fp16, "fp16"),
     "bf16": Format(write_bf16, "bf16"),
 }

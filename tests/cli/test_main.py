@@ -18,6 +18,8 @@ COMMANDS = (
     ("eval",),
     ("eval", "perplexity"),
     ("demo",),
+    ("convert",),
+    ("publish",),
 )
 HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "numpy", "gguf", "tokenizers", "huggingface_hub")
 
