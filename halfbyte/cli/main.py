@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from halfbyte.cli.chat import chat
+from halfbyte.cli.compare import compare
 from halfbyte.cli.convert import convert
 from halfbyte.cli.demo import demo
 from halfbyte.cli.eval_perplexity import perplexity
@@ -59,6 +60,7 @@ add(app, "generate", generate)
 add(app, "chat", chat)
 add(app, "plan", plan)
 add(app, "inspect", inspect_model)
+add(app, "compare", compare)
 app.add_typer(evaluations, name="eval")
 add(evaluations, "perplexity", perplexity)
 add(app, "demo", demo)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from halfbyte.errors import EvaluationError
+from halfbyte.evaluate.reference import KeptReference
 from halfbyte.models.attend import WholeSequences
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def cut_windows(ids: list[int], context: int, limit: int | None = None) -> torch
 def measure(
     network: Network,
     windows: torch.Tensor,
-    reference: Network | None = None,
+    reference: Network | KeptReference | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Perplexity:
     """Run every window of tokens [W, C] through the network, and through the reference beside it.
@@ -96,7 +97,8 @@ def measure(
         check_vocabularies(network, reference)
     sums = torch.zeros(4, dtype=torch.float64)
     for done, window in enumerate(windows, start=1):
-        sums += sum(window_sums(network, reference, window), torch.zeros(4, dtype=torch.float64))
+        before = None if reference is None else hidden_of(reference, window, done - 1)
+        sums += sum(window_sums(network, reference, window, before), torch.zeros(4, dtype=torch.float64))
         if not sums.isfinite().all():
             raise EvaluationError(f"window {done} of {len(windows)} gave logits that are not finite")
         if progress:
@@ -108,10 +110,19 @@ def measure(
     return Perplexity(tokens, loss, reference_loss, kl, agreement)
 
 
-def window_sums(network: Network, reference: Network | None, window: torch.Tensor) -> Iterator[torch.Tensor]:
+def hidden_of(reference: Network | KeptReference, window: torch.Tensor, index: int) -> torch.Tensor:
+    """What the reference's head is to be given for a window: kept, or computed now."""
+    return reference.hidden[index] if isinstance(reference, KeptReference) else predict(reference, window)
+
+
+def window_sums(
+    network: Network,
+    reference: Network | KeptReference | None,
+    window: torch.Tensor,
+    reference_hidden: torch.Tensor | None,
+) -> Iterator[torch.Tensor]:
     """Of one window [C], slice by slice: summed losses of both, summed KL, positions that agree, as [4] float64."""
     hidden, targets = predict(network, window), window[1:]
-    reference_hidden = None if reference is None else predict(reference, window)
     rows = max(1, LOGIT_BYTES // (4 * network.config.vocab_size))
     for start in range(0, len(targets), rows):
         part = slice(start, start + rows)
@@ -146,7 +157,7 @@ def agreement(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return (p.argmax(-1) == q.argmax(-1)).double().sum()
 
 
-def check_vocabularies(network: Network, reference: Network) -> None:
+def check_vocabularies(network: Network, reference: Network | KeptReference) -> None:
     """Raise EvaluationError if two networks cannot be compared token by token."""
     ours, theirs = network.config.vocab_size, reference.config.vocab_size
     if ours != theirs:
