@@ -124,16 +124,17 @@ class GptqConfig:
         return {"quantize_config.json": {**self._settings(), **names}}
 
     def _settings(self) -> dict[str, Any]:
+        told = {} if self.damp_percent is None else {"damp_percent": self.damp_percent}  # null is an error to GPTQModel
         return {
             "bits": self.bits,
             "group_size": self.group_size,
-            "damp_percent": self.damp_percent,
             "desc_act": self.desc_act,
             "static_groups": False,
             "sym": self.sym,
             "lm_head": False,
             "true_sequential": self.true_sequential,
             "checkpoint_format": self.checkpoint_format,
+            **told,
         }
 
     def _check(self, weight: IntWeight) -> None:
