@@ -26,9 +26,13 @@ def compare(
         str, typer.Option(metavar="LIST", help="Group sizes, with commas; one that does not divide is left out.")
     ] = "128,64,32",
     methods: Annotated[
-        str,
-        typer.Option(metavar="LIST", help="Of rtn (round to nearest), awq, gptq, fast, default, best; with commas."),
-    ] = "rtn,awq,gptq,default,best",
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Of rtn (round to nearest), awq, gptq, fast, default, best; with commas.",
+            show_default="rtn,awq,gptq,default,best",
+        ),
+    ] = None,
     calib: Annotated[
         str, typer.Option(metavar="builtin|wikitext|FILE", help="Calibration text, see quantize.")
     ] = "builtin",
@@ -59,7 +63,7 @@ def compare(
     from rich.console import Console
 
     from halfbyte.cli.console import print_json
-    from halfbyte.evaluate.compare import CompareOptions
+    from halfbyte.evaluate.compare import DEFAULT_METHODS, CompareOptions
     from halfbyte.evaluate.compare import compare as run
     from halfbyte.evaluate.compare_plot import check_plot, plot, protocol_text
     from halfbyte.evaluate.perplexity import read_text
@@ -70,7 +74,7 @@ def compare(
         text=read_text(text),
         text_name=str(text),
         group_sizes=read_sizes(group_sizes),
-        methods=tuple(method.strip() for method in methods.split(",")),
+        methods=DEFAULT_METHODS if methods is None else tuple(method.strip() for method in methods.split(",")),
         context=context,
         windows=windows,
         calib=calib,

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
     from halfbyte.evaluate.reference import KeptReference
 
-METHODS = ("rtn", "awq", "gptq", "fast", "default", "best")  # what QuantizeOptions.effort takes
+HAS_EFFORT = any(option.name == "effort" for option in fields(QuantizeOptions))
+METHODS = ("rtn", "awq", "gptq", "fast", "default", "best") if HAS_EFFORT else ("default",)
+DEFAULT_METHODS = tuple(method for method in METHODS if method != "fast")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class CompareOptions:
     text: str  # the text itself
     text_name: str
     group_sizes: tuple[int, ...] = (128, 64, 32)
-    methods: tuple[str, ...] = ("rtn", "awq", "gptq", "default", "best")
+    methods: tuple[str, ...] = DEFAULT_METHODS
     context: int = 1024
     windows: int | None = None  # None: all whole ones
     calib: str = "builtin"
@@ -153,12 +155,12 @@ class Bench:
         options = self.options
         settings: dict[str, Any] = {
             "group_size": group_size,
-            "effort": method,
             "calib": options.calib,
             "samples": options.samples,
             "seq_len": options.seq_len,
             "seed": options.seed,
             "overwrite": True,
+            **({"effort": method} if HAS_EFFORT else {}),
         }
         self.progress.start(f"{method} g{group_size}", len(self.windows))
         started = time.perf_counter()
