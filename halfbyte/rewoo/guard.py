@@ -31,7 +31,7 @@ NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
 # Names that lead inside, whatever they resolve to: special-use ones, and where clouds and clusters keep their secrets.
 INSIDE_SUFFIXES = (
     "localhost", "local", "localdomain", "internal", "intranet", "private", "corp", "home", "lan", "home.arpa",
-    "in-addr.arpa", "ip6.arpa", "onion", "invalid", "test", "svc", "cluster.local", "metadata.goog",
+    "in-addr.arpa", "ip6.arpa", "onion", "invalid", "test", "svc", "cluster.local", "consul", "metadata.goog",
 )  # fmt: skip
 
 

@@ -351,3 +351,25 @@ def test_a_model_is_asked_with_its_instruction():
     made = tools.knowledge_model(Model(), instruction="Be brief.", max_tokens=9)
     assert call(made, "Why?") == Evidence("[Be brief.\n\nWhy?]", 12, 3)
     assert made.takes_gaps
+
+
+@pytest.mark.parametrize("unit", ["<!--", "<", "<script>", "<a href='", "<div>", "<b>x"])
+def test_the_plain_reader_only_goes_forward(unit):
+    from halfbyte.rewoo.tools.page_text import _visible_text
+
+    _visible_text(unit * (1_000_000 // len(unit)))  # a quadratic one takes hours, which the suite's timeout ends
+
+
+def test_what_the_plain_reader_makes_of_a_page():
+    from halfbyte.rewoo.tools.page_text import _visible_text
+
+    page = "<head><title>t</title></head><!-- no --><p>1 < 2 &amp; 3</p><SCRIPT>no</SCRIPT><p>b<br/>c<!-- never closed"
+    assert _visible_text(page) == "1 < 2 & 3\n\nb\nc"
+
+
+def test_trafilatura_can_be_imported():
+    """Without all that it needs it would be left out in silence."""
+    pytest.importorskip("lxml")
+    import trafilatura
+
+    assert trafilatura.extract

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
-from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 from halfbyte.errors import IntegrationError, ToolError
@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
 PDF_TYPE = "application/pdf"
 MOST_PDF_PAGES = 50
-UNSEEN = {"script", "style", "template", "noscript", "svg", "head"}
+UNSEEN = {  # elements, with the pattern of their end
+    name: re.compile(f"</{name}\\b", re.IGNORECASE)
+    for name in ("script", "style", "template", "noscript", "svg", "title")
+}
 BLOCKS = {"p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article", "table", "ul", "ol"}
+_TAG = re.compile(r"([/!?]?)([a-zA-Z]?[a-zA-Z0-9]{0,20})(?<=[a-zA-Z0-9!?/])")
 
 
 def page_text(page: Page) -> str:
@@ -39,35 +43,28 @@ def _main_text(page: Page) -> str:
         return ""
 
 
-def _visible_text(html: str) -> str:
-    reader = _Visible()
-    reader.feed(html)
-    reader.close()
-    lines = (" ".join(line.split()) for line in "".join(reader.pieces).split("\n"))
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
-
-
-class _Visible(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.pieces: list[str] = []
-        self._unseen: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in UNSEEN:
-            self._unseen.append(tag)
-        elif tag in BLOCKS:
-            self.pieces.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in self._unseen:
-            del self._unseen[self._unseen.index(tag) :]
-        elif tag in BLOCKS:
-            self.pieces.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._unseen:
-            self.pieces.append(data)
+def _visible_text(page: str) -> str:
+    """All text outside of tags. Reads on only forward: html.parser takes quadratic time on what is never closed."""
+    pieces, at = [], 0
+    while (opened := page.find("<", at)) >= 0:
+        pieces.append(page[at:opened])
+        at = opened + 1
+        if page.startswith("!--", at):
+            end = page.find("-->", at + 3)
+            at = end + 3 if end >= 0 else len(page)
+        elif tag := _TAG.match(page, at):
+            end = page.find(">", tag.end())
+            at = end + 1 if end >= 0 else len(page)
+            name = tag[2].lower()
+            if name in UNSEEN and not tag[1]:
+                closed = UNSEEN[name].search(page, at)
+                at = closed.start() if closed else len(page)
+            elif name in BLOCKS:
+                pieces.append("\n")
+        else:
+            pieces.append("<")
+    text = html.unescape("".join([*pieces, page[at:]]))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(" ".join(line.split()) for line in text.split("\n"))).strip()
 
 
 def _pdf_text(page: Page) -> str:
