@@ -44,6 +44,10 @@ class QuantizeError(HalfbyteError):
     """Quantization was asked for something that the model, the data or the format does not allow."""
 
 
+class GateError(QuantizeError):
+    """A quantized model predicts so much worse than the float one that it is not to be called good."""
+
+
 class OutputError(HalfbyteError):
     """The output cannot be written (already there, disk too small)."""
 

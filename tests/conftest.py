@@ -43,7 +43,7 @@ def smollm2_awq(smollm2_source: Source, tmp_path_factory: pytest.TempPathFactory
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # where cores are shared, two threads wait for each other
     try:
-        quantize(smollm2_source, out, QuantizeOptions(samples=8, seq_len=256))
+        quantize(smollm2_source, out, QuantizeOptions(samples=8, seq_len=256, effort="fast"))
     finally:
         torch.set_num_threads(threads)
     return out

@@ -21,6 +21,40 @@ class GroupSize(StrEnum):
     G32 = "32"
 
 
+class Container(StrEnum):
+    """How quantized weights are stored."""
+
+    AWQ = "awq"
+    COMPRESSED_TENSORS = "compressed-tensors"
+
+
+class Effort(StrEnum):
+    """How much is done for the quality of quantized weights."""
+
+    RTN = "rtn"
+    AWQ = "awq"
+    GPTQ = "gptq"
+    FAST = "fast"
+    DEFAULT = "default"
+    BEST = "best"
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Indivisible(StrEnum):
+    """What to do with layers that no whole groups fit."""
+
+    ERROR = "error"
+    SKIP = "skip"
+    PAD = "pad"
+
+
 class Failure(StrEnum):
     """What a plan's run does when a step has failed."""
 

@@ -14,6 +14,8 @@ from halfbyte.cli.sizes import show_size
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from rich.progress import TaskID
+
     from halfbyte.quantize import LayerReport, Plan, Report
 
 PLAIN = "none"  # the formula of a layer whose inputs were best left unscaled
@@ -25,6 +27,7 @@ class Display:
     def __init__(self) -> None:
         self.bar = progress_bar()
         self.task = self.bar.add_task("quantizing blocks", total=None)
+        self.learning: TaskID | None = None
 
     def __enter__(self) -> Display:
         return self
@@ -39,9 +42,10 @@ class Display:
         console = notes()
         for note in plan.notes:
             console.print(note)
+        spilled = f" ({show_size(plan.spilled)} of activations, as they do not fit memory)" if plan.spilled else ""
         console.print(
-            f"{plan.layers} blocks, about {show_size(plan.memory)} of memory, {show_size(plan.disk)} on disk, "
-            f"{show_seconds(plan.seconds)}"
+            f"{plan.layers} blocks, at most {show_size(plan.memory)} of memory, {show_size(plan.disk)} on disk"
+            f"{spilled}, about {show_seconds(plan.seconds)}"
         )
         self.bar.update(self.task, total=plan.layers)
         self.bar.start()
@@ -49,6 +53,12 @@ class Display:
     def block(self, done: int, total: int) -> None:
         """Move the bar."""
         self.bar.update(self.task, completed=done, total=total)
+
+    def tuning(self, done: int, total: int) -> None:
+        """Show a bar of its own once the blocks are done."""
+        if self.learning is None:
+            self.learning = self.bar.add_task("tuning scales", total=total)
+        self.bar.update(self.learning, completed=done)
 
 
 def show_seconds(seconds: float) -> str:
@@ -93,7 +103,15 @@ def scaling(members: list[LayerReport]) -> str:
 
 def closing_line(report: Report) -> str:
     """Where the repository is, and what was won."""
+    held, predicts = report.held_out, ""
+    if held:
+        text = "calibration text" if held["of_calibration"] else "held-out text"
+        predicts = (
+            f"\nperplexity on {int(held['tokens'])} tokens of {text}: {held['reference_perplexity']:.2f} → "
+            f"{held['perplexity']:.2f} ({100 * held['rise']:+.1f} %), KL {held['kl_divergence']:.4f}"
+        )
     return (
         f"{report.out}: {show_size(report.source_bytes)} → {show_size(report.out_bytes)} at group size "
         f"{report.group_size}, in {show_seconds(report.seconds)}; every layer is in quantize_report.json"
+        f"{predicts}"
     )

@@ -27,6 +27,14 @@ def parse_size(text: str | int) -> int:
     return size
 
 
+def parse_share(text: str) -> float:
+    """0.05 of "5%" or "0.05". Wrong usage raises typer.BadParameter."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a share; write it as 5% or 0.05")
+    return float(match[1]) / (100 if match[2] else 1)
+
+
 def show_size(size: float) -> str:
     """Bytes in decimal units: 3.89 GB."""
     for unit in ("B", "kB", "MB", "GB"):

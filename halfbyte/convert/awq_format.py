@@ -30,6 +30,10 @@ class _Blocks:
     def block(self, done: int, total: int) -> None:
         self.progress.step(done)
 
+    def tuning(self, done: int, total: int) -> None:
+        self.progress.start("tuning scales", total)
+        self.progress.step(done)
+
 
 def write_awq(request: Request) -> ConvertReport:
     """Quantize. `4bit-128g` gives the group size, `4bit--1g` one group a row; `4bit` takes the largest that divides."""

@@ -18,10 +18,10 @@ from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.errors import CheckpointError, QuantizeError
 from halfbyte.models.loader import read_block
 from halfbyte.models.rope import Rope
-from halfbyte.quantize.block import modules
-from halfbyte.quantize.calibrate import Calibrator
-from halfbyte.quantize.calibration import calibration_text, calibration_tokens
-from halfbyte.quantize.driver import float_block
+from halfbyte.quantize.activations import ActivationStore
+from halfbyte.quantize.block import float_block, modules
+from halfbyte.quantize.calibration import calibration_data, calibration_texts
+from halfbyte.quantize.stream import Stream, micro_batches
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -47,17 +47,28 @@ def measure_importance(checkpoint: Checkpoint, options: ConvertOptions, progress
     """Run calibration text through the network, a block in memory at a time."""
     config = checkpoint.config
     tokenizer = Tokenizer.from_source(checkpoint.source)
-    text = calibration_text(options.calib)
-    tokens = calibration_tokens(text, tokenizer, options.samples, options.seq_len, options.seed)
-    calibrator = Calibrator(config, Rope(config), checkpoint.tensor("model.embed_tokens.weight")[tokens].float())
+    texts = calibration_texts(options.calib, tokenizer)
+    tokens = calibration_data(texts, tokenizer, options.samples, options.seq_len, options.seed).tokens
+    embedded = checkpoint.tensor("model.embed_tokens.weight")[tokens].float()
+    store = ActivationStore(
+        len(tokens), options.seq_len, embedded.nbytes, Path(), torch.device("cpu")
+    )  # in memory as a whole
+    stream = Stream(config, Rope(config), store.new(config.hidden_size))
+    stream.hidden.write(0, embedded)
     found = {}
     progress.start("measuring importance, block", config.num_layers)
     for layer in range(config.num_layers):
-        stats = calibrator.through(float_block(read_block(checkpoint, layer)), layer)
+        block = float_block(read_block(checkpoint, layer))
+        squares = dict.fromkeys(modules(config), torch.zeros(()))
+
+        def observe(name: str, x: torch.Tensor, squares: dict[str, torch.Tensor] = squares) -> None:
+            squares[name] = squares[name] + x.square().sum(0)
+
+        for part in micro_batches(0, *tokens.shape):
+            stream.through(block, layer, part, observe)
         for stack, parts in modules(config).items():
-            mean_square = stats[stack].H.diagonal() / stats[stack].rows
             for module, _ in parts:
-                found[gguf_name(f"model.layers.{layer}.{module}.weight")] = mean_square.clone()
+                found[gguf_name(f"model.layers.{layer}.{module}.weight")] = squares[stack] / tokens.numel()
         progress.step(layer + 1)
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import warnings
 from functools import cached_property
@@ -129,8 +128,7 @@ class ModelToQuantize:
         copied = {name: source.file(name) or b"" for name in source.files() if name != "config.json"}
         tokenizer = Tokenizer.from_source(source)
         card = model_card(self.checkpoint.source, self.checkpoint.config, tokenizer, self.report)
-        report = json.dumps(self.report.as_dict(), indent=2) + "\n"
-        return copied | {"README.md": card.encode(), "quantize_report.json": report.encode()}
+        return copied | {"README.md": card.encode(), "quantize_report.json": self.report.to_json().encode()}
 
     def _check_tokenizer(self, tokenizer: Any) -> None:
         if tokenizer is None:

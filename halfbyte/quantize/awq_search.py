@@ -58,7 +58,7 @@ def search_scale(
         for ratio in _then_finer(coarse, best, formula):
             scale = candidate(activity, magnitude, ratio, formula)
             scaled = weight * scale
-            error = output_error(rounding_error(scaled, *ranges(scaled, group_size)), stats.scaled(scale)).item()
+            error = output_error(rounding_error(scaled, *ranges(scaled, group_size)).div_(scale), stats.H).item()
             if error < best.error:
                 best.scale, best.formula, best.ratio, best.error = scale, formula, ratio, error
     return best

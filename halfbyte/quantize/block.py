@@ -1,37 +1,18 @@
-"""One transformer block: choose scales, fold them into the operation before, clip, round."""
+"""The linears of one transformer block: which belong together, and how a scale moves into what comes before."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from halfbyte.checkpoint.int4 import Int4Weight, rows_of
-from halfbyte.quantize.awq_search import ScaleChoice, search_scale
-from halfbyte.quantize.clip_search import search_ranges
-from halfbyte.quantize.gptq import round_columns
-from halfbyte.quantize.report import LayerReport
-from halfbyte.quantize.rounding import ranges, rounding_error
-from halfbyte.quantize.statistics import row_errors
+from halfbyte.kernels.interface import AfterAttention, LinearWeight
+from halfbyte.models.network import Block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from halfbyte.checkpoint.config import ModelConfig
-    from halfbyte.kernels.interface import LinearWeight
-    from halfbyte.models.network import Block
-    from halfbyte.quantize.statistics import InputStatistics
 
-
-@dataclass(slots=True)
-class QuantizedLinear:
-    """A linear by its module name within the block, its 4-bit weight and its bias."""
-
-    name: str
-    weight: Int4Weight
-    bias: torch.Tensor | None
-    report: LayerReport
+PRODUCER = {"qkv": "input_norm", "o": "qkv", "gate_up": "norm", "down": "gate_up"}
 
 
 def modules(config: ModelConfig) -> dict[str, list[tuple[str, int]]]:
@@ -46,37 +27,22 @@ def modules(config: ModelConfig) -> dict[str, list[tuple[str, int]]]:
     }
 
 
-def quantize_block(
-    block: Block, stats: dict[str, InputStatistics], config: ModelConfig, group_size: int
-) -> Iterator[QuantizedLinear]:
-    """Quantize a block whose float32 weights are left scaled, as its 4-bit weights and folded norms expect them.
-
-    stats: of the inputs of each of `Block.linears()`. group_size -1 is one group a row.
-    """
-    linears = block.linears()
-    slots = {"o": shared_value_channels(config).to(block.input_norm.device)}
-    choices = {
-        name: search_scale(float_weight(w), stats[name], groups_of(w, group_size), slots.get(name))
-        for name, w in linears.items()
-    }
-    fold_scales(block, choices, config)
-    for name, parts in modules(config).items():
-        yield from _round_stack(linears[name], parts, stats[name], choices[name], group_size)
-
-
-def fold_scales(block: Block, choices: dict[str, ScaleChoice], config: ModelConfig) -> None:
-    """Multiply each linear's input channels by its scale, and divide what produces that input by it.
+def fold_scale(block: Block, name: str, scale: torch.Tensor, config: ModelConfig) -> None:
+    """Multiply a linear's input channels by `scale` [K], and divide what produces that input by it.
 
     The input of q, k, v and of gate, up comes from a norm; that of o from v's rows; that of down from up's rows.
     """
-    for name, w in block.linears().items():
-        float_weight(w).mul_(choices[name].scale)
-    block.input_norm = block.input_norm / choices["qkv"].scale
-    block.after.norm = block.after.norm / choices["gate_up"].scale
-    kv = config.num_kv_heads * config.head_dim
-    by_query_head = choices["o"].scale.view(config.num_kv_heads, -1, config.head_dim)
-    _divide_rows(block.qkv, slice(-kv, None), by_query_head[:, 0].flatten())
-    _divide_rows(block.after.gate_up, slice(config.intermediate_size, None), choices["down"].scale)
+    float_weight(block.linears()[name]).mul_(scale)
+    if name == "qkv":
+        block.input_norm = block.input_norm / scale
+    elif name == "gate_up":
+        block.after.norm = block.after.norm / scale
+    elif name == "o":
+        kv = config.num_kv_heads * config.head_dim
+        by_query_head = scale.view(config.num_kv_heads, -1, config.head_dim)
+        _divide_rows(block.qkv, slice(-kv, None), by_query_head[:, 0].flatten())
+    else:
+        _divide_rows(block.after.gate_up, slice(config.intermediate_size, None), scale)
 
 
 def shared_value_channels(config: ModelConfig) -> torch.Tensor:
@@ -100,37 +66,37 @@ def groups_of(w: LinearWeight, group_size: int) -> int:
     return int(float_weight(w).shape[1]) if group_size == -1 else group_size
 
 
+def float_block(block: Block, device: torch.device | str = "cpu") -> Block:
+    """A float32 copy of a block on a device, whose weights may be changed in place."""
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device).to(torch.float32, copy=True)
+
+    def copied(w: LinearWeight) -> LinearWeight:
+        return LinearWeight(moved(float_weight(w)), None if w.bias is None else moved(w.bias))
+
+    after = block.after
+    return Block(
+        input_norm=moved(block.input_norm),
+        qkv=copied(block.qkv),
+        q_norm=None if block.q_norm is None else moved(block.q_norm),
+        k_norm=None if block.k_norm is None else moved(block.k_norm),
+        after=AfterAttention(copied(after.o), moved(after.norm), copied(after.gate_up), copied(after.down)),
+    )
+
+
+def norms(block: Block) -> dict[str, torch.Tensor]:
+    """A block's norm weights by their name within it."""
+    found = {
+        "input_layernorm.weight": block.input_norm,
+        "post_attention_layernorm.weight": block.after.norm,
+        "self_attn.q_norm.weight": block.q_norm,
+        "self_attn.k_norm.weight": block.k_norm,
+    }
+    return {name: norm for name, norm in found.items() if norm is not None}
+
+
 def _divide_rows(w: LinearWeight, rows: slice, scale: torch.Tensor) -> None:
     float_weight(w)[rows].div_(scale[:, None])
     if w.bias is not None:
         w.bias[rows] /= scale
-
-
-def _round_stack(
-    w: LinearWeight, parts: list[tuple[str, int]], stats: InputStatistics, choice: ScaleChoice, group_size: int
-) -> Iterator[QuantizedLinear]:
-    """Clip the linears that share an input, and round them together."""
-    weight, size = float_weight(w), groups_of(w, group_size)
-    H = stats.scaled(choice.scale)
-    low, high = search_ranges(weight, H, size)
-    power = row_errors(weight, H)
-    rounded = round_columns(weight, low, high, H)
-    error = row_errors(rounded.dequantize() - weight, H)
-    unscaled = weight / choice.scale
-    plain = row_errors(rounding_error(unscaled, *ranges(unscaled, size)), stats.H)
-    begin = 0
-    for name, rows in parts:
-        part = slice(begin, begin + rows)
-        begin += rows
-        total = power[part].sum().clamp(min=1e-30)
-        report = LayerReport(
-            name=name,
-            inputs=weight.shape[1],
-            outputs=rows,
-            formula=choice.formula,
-            ratio=round(choice.ratio, 4),
-            error_before=(plain[part].sum() / total).item(),
-            error_after=(error[part].sum() / total).item(),
-        )
-        bias = None if w.bias is None else w.bias[part]
-        yield QuantizedLinear(name, rows_of(rounded, part), bias, report)

@@ -18,44 +18,67 @@ DAMPING = 0.01  # of the mean diagonal of H, added to it
 SHRINK = 1.0
 
 
-def round_columns(
-    weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor, H: torch.Tensor, shrink: float = SHRINK
-) -> Int4Weight:
-    """Round a weight [N, K] within group ranges [N, K / G] so that tr(dW H dWᵀ) stays small; H is [K, K]."""
-    scale, zero = grid(low, high)
-    size = weight.shape[1] // scale.shape[1]
-    order = H.diagonal().argsort(descending=True, stable=True)
-    columns = weight[:, order].T.contiguous()  # [K, N]: a column is contiguous
-    group = order // size
-    steps = torch.empty_like(columns)
-    scales, zeros = scale.T.contiguous(), zero.T.contiguous()
-    upper = inverse_factor(H[order][:, order], shrink)
-    for begin in range(0, columns.shape[0], BLOCK):
-        end = min(begin + BLOCK, columns.shape[0])
-        errors = torch.empty_like(columns[begin:end])
-        for i in range(begin, end):
-            g = group[i]
-            s, z = scales[g], zeros[g]
-            steps[i] = (columns[i] / s).round_().clamp_(-z, LEVELS - z)
-            errors[i - begin] = (columns[i] - steps[i] * s) / upper[i, i]
-            columns[i + 1 : end].addr_(upper[i, i + 1 : end], errors[i - begin], alpha=-1)
-        columns[end:].addmm_(upper[begin:end, end:].T, errors, alpha=-1)
-    back = torch.empty_like(weight)
-    back[:, order] = steps.T
-    q = back.view(*scale.shape, size) + zero[..., None]
-    return Int4Weight(q.flatten(1).to(torch.uint8), scale.half(), zero.to(torch.uint8))
+class ColumnRounding:
+    """Rounds weights [N, K] whose inputs have H [K, K] so that tr(dW H dWᵀ) stays small."""
+
+    def __init__(self, H: torch.Tensor, shrink: float = SHRINK) -> None:
+        self.order = H.diagonal().argsort(descending=True, stable=True)
+        self.upper = inverse_factor(H, self.order, shrink)
+
+    def round(self, weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> Int4Weight:
+        """Round a weight, or some of its rows, within group ranges [N, K / G]."""
+        scale, zero = grid(low, high)
+        size = weight.shape[1] // scale.shape[1]
+        columns = weight[:, self.order].T.contiguous()  # [K, N]: a column is contiguous
+        group = self.order // size
+        steps = torch.empty_like(columns)
+        scales, zeros = scale.T.contiguous(), zero.T.contiguous()
+        for begin in range(0, columns.shape[0], BLOCK):
+            end = min(begin + BLOCK, columns.shape[0])
+            run, own = columns[begin:end], self.upper[begin:end, begin:end]
+            steps[begin:end], errors = _round_run(run, scales, zeros, group[begin:end], own)
+            columns[end:].addmm_(self.upper[begin:end, end:].T, errors, alpha=-1)
+        back = torch.empty_like(weight)
+        back[:, self.order] = steps.T
+        q = back.view(*scale.shape, size) + zero[..., None]
+        return Int4Weight(q.flatten(1).to(torch.uint8), scale.half(), zero.to(torch.uint8))
 
 
-def inverse_factor(H: torch.Tensor, shrink: float) -> torch.Tensor:
-    """The upper Cholesky factor of the inverse of H, its diagonal raised as much as it takes to have one."""
-    own, mean, damping = H.diagonal().double(), H.diagonal().mean().clamp(min=1e-30), DAMPING
+def _round_run(
+    columns: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, group: torch.Tensor, upper: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round columns [C, N], which are changed, one by one: their steps, their errors over the diagonal of `upper`."""
+    if columns.is_cuda:
+        from halfbyte.kernels.triton.gptq_columns import round_run  # noqa: PLC0415  triton comes with CUDA
+
+        return round_run(columns, scales, zeros, group, upper, LEVELS)
+    steps, errors = torch.empty_like(columns), torch.empty_like(columns)
+    for i, g in enumerate(group.tolist()):
+        s, z = scales[g], zeros[g]
+        steps[i] = (columns[i] / s).round_().clamp_(-z, LEVELS - z)
+        errors[i] = (columns[i] - steps[i] * s) / upper[i, i]
+        columns[i + 1 :].addr_(upper[i, i + 1 :], errors[i], alpha=-1)
+    return steps, errors
+
+
+def inverse_factor(H: torch.Tensor, order: torch.Tensor, shrink: float) -> torch.Tensor:
+    """The upper Cholesky factor of the inverse of H in that order, its diagonal raised as much as it takes to have one.
+
+    In double precision, one matrix at a time: a 7B model's H of 11008 inputs takes 1 GB so.
+    """
+    own, damping = H.diagonal().double(), DAMPING
+    mean = own.mean().clamp(min=1e-30)
     while True:
-        damped = H.double()
-        damped.diagonal().add_(shrink * own + damping * mean)
+        damped = H[order][:, order].double()
+        damped.diagonal().add_((shrink * own + damping * mean)[order])
         lower, failed = torch.linalg.cholesky_ex(damped)
+        del damped
         if not failed:
-            upper: torch.Tensor
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            inverse = torch.cholesky_inverse(lower)
+            del lower
+            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            del inverse
             if not failed:
-                return upper.to(H.dtype)
+                factor: torch.Tensor = upper.float()
+                return factor
         damping *= 10

@@ -42,11 +42,17 @@ class InputStatistics:
 
     def finish(self) -> None:
         """Mirror H above its diagonal. To be called once, after the last `add`."""
-        self.H = self.H.tril() + self.H.tril(-1).T
+        width = self.H.shape[0]
+        for begin in range(0, width, COLUMNS):
+            end = min(begin + COLUMNS, width)
+            self.H[begin:end, end:] = self.H[end:, begin:end].T
+            square = self.H[begin:end, begin:end]
+            square.copy_(square.tril() + square.tril(-1).T)
 
-    def scaled(self, scale: torch.Tensor) -> torch.Tensor:
-        """H of the input divided by `scale` [K], channel by channel."""
-        return self.H / scale / scale[:, None]
+    def rescale(self, scale: torch.Tensor) -> None:
+        """Make these the statistics of the input divided by `scale` [K], channel by channel."""
+        self.H.div_(scale).div_(scale[:, None])
+        self.abs_sum /= scale
 
 
 def output_error(delta: torch.Tensor, H: torch.Tensor) -> torch.Tensor:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import namedtuple
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_tokenizers import byte_level_files
 from test_awq import decode
-from tiny_checkpoints import LLAMA, of_family, random_tensors, write_model
+from tiny_checkpoints import LLAMA, of_family, write_model
+from tiny_sources import VOCABULARY, a_source
 
 from halfbyte.checkpoint import writer
 from halfbyte.checkpoint.checkpoint import Checkpoint
@@ -28,22 +23,6 @@ from halfbyte.models.loader import load_network
 from halfbyte.quantize import QuantizeOptions, quantize
 
 SMALL = {"samples": 4, "seq_len": 32}
-# The fixture's tokenizer has a few hundred tokens; 48 rows would be too few for them.
-VOCABULARY = {"vocab_size": 1024}
-
-
-def a_source(folder, model_type="llama", **changes):
-    config = of_family(model_type, **VOCABULARY, **changes)
-    tensors = random_tensors(config)
-    for name, tensor in tensors.items():
-        if tensor.ndim == 2 and "embed" not in name:
-            tensor.div_(tensor.shape[1] ** 0.5)
-        elif name.endswith("norm.weight"):
-            tensor.mul_(0.1).add_(1)
-    write_model(folder, config, tensors)
-    for name, contents in byte_level_files().items():
-        (folder / name).write_bytes(contents)
-    return folder
 
 
 def logits(path, compute="float32"):
@@ -238,35 +217,6 @@ def test_an_output_that_holds_something(tmp_path):
     with pytest.raises(OutputError, match="--overwrite"):
         quantize(source, tmp_path / "out", QuantizeOptions(**SMALL))
     assert (tmp_path / "out" / "mine.txt").read_text() == "precious"
-
-
-def test_a_killed_run_leaves_no_folder_that_loads(tmp_path):
-    """A real process, killed at several moments; the same command then succeeds."""
-    source = a_source(tmp_path / "source", num_hidden_layers=12)
-    command = [
-        sys.executable, "-c",
-        "import sys; from halfbyte.quantize import *; print('go', flush=True);"
-        "quantize(sys.argv[1], sys.argv[2], QuantizeOptions(samples=16, seq_len=64))",
-        str(source), str(tmp_path / "out"),
-    ]  # fmt: skip
-    for delay in (0.05, 0.2, 0.4):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(delay)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        for folder in (tmp_path / "out", tmp_path / ".out.part"):
-            if folder.exists() and not (folder == tmp_path / "out" and process.returncode == 0):
-                with pytest.raises(HalfbyteError):
-                    Checkpoint(open_source(folder))
-        if process.returncode == 0:
-            break
-    else:
-        assert subprocess.run(command, check=False).returncode == 0
-    assert logits(tmp_path / "out").isfinite().all()
-    assert not (tmp_path / ".out.part").exists()
 
 
 def test_the_published_size_of_llama_2_7b():

@@ -1,0 +1,1 @@
+"""Triton kernels. Import only where triton is there: with CUDA, or on a CPU under TRITON_INTERPRET=1."""

@@ -1,0 +1,249 @@
+"""One block from float to 4 bits: choose scales, fold them into the operation before, clip, round, stage by stage.
+
+The float model's samples walk ahead by one stage; those of the quantized model follow through what is already rounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from halfbyte.checkpoint.int4 import Int4Weight, concat_rows, rows_of
+from halfbyte.quantize.awq_search import ScaleChoice, search_scale
+from halfbyte.quantize.block import float_weight, fold_scale, groups_of, modules, shared_value_channels
+from halfbyte.quantize.clip_search import search_ranges
+from halfbyte.quantize.follow import followed
+from halfbyte.quantize.gptq import ColumnRounding
+from halfbyte.quantize.published import as_published
+from halfbyte.quantize.report import LayerReport
+from halfbyte.quantize.rounding import quantize_weight, ranges, rounding_error
+from halfbyte.quantize.statistics import InputStatistics, row_errors
+from halfbyte.quantize.stream import Stream, micro_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from halfbyte.kernels.interface import LinearWeight
+    from halfbyte.models.network import Block
+    from halfbyte.quantize.activations import ActivationStore
+    from halfbyte.quantize.effort import Recipe
+
+SEARCH_TOKENS = 8192  # enough of the float model's inputs to choose scales by, where they serve nothing else
+ROUNDED_AT_ONCE = 2**25  # weights in float32 whose copies are held at once
+
+
+@dataclass(slots=True)
+class QuantizedLinear:
+    """A linear by its module name within the block and its 4-bit weight."""
+
+    name: str
+    weight: Int4Weight
+    report: LayerReport
+
+
+@dataclass(slots=True)
+class Samples:
+    """`calibration` samples, then `held_out` ones that nothing is learnt from."""
+
+    calibration: int
+    held_out: int
+    length: int
+
+    def parts(self, *, learnt_from: bool = True, held_out: bool = True) -> Iterable[slice]:
+        """Micro-batches, of which none holds both kinds."""
+        if learnt_from:
+            yield from micro_batches(0, self.calibration, self.length)
+        if held_out:
+            yield from micro_batches(self.calibration, self.calibration + self.held_out, self.length)
+
+
+class BlockQuantizer:
+    """Quantizes blocks in their order while the samples of both streams go through them."""
+
+    def __init__(
+        self, plain: Stream, rounded: Stream, samples: Samples, store: ActivationStore, recipe: Recipe, group_size: int
+    ) -> None:
+        """plain: the float model's stream; rounded: the quantized one's. group_size -1 is one group a row."""
+        self.plain, self.rounded, self.samples, self.store = plain, rounded, samples, store
+        self.recipe, self.group_size = recipe, group_size
+        self.config = plain.config
+        self.modules = modules(self.config)
+        self.slots = {"o": shared_value_channels(self.config).to(store.device)}
+
+    def run(self, layer: int, source: Block, block: Block, kept: frozenset[str]) -> list[QuantizedLinear]:
+        """Quantize `block`, a copy of `source`; both streams are behind it afterwards.
+
+        kept: the stacked linears that stay float. `block` is left as a reader of the published files will see it.
+        """
+        self.layer, self.source, self.block, self.kept = layer, source, block, kept
+        done: list[QuantizedLinear] = []
+        heads = self.config.num_heads * self.config.head_dim
+        attended = [self.store.new(heads), self.store.new(heads)]
+        done += self._stage("qkv", "o", attended)
+        for stream, b, values in ((self.plain, source, attended[0]), (self.rounded, block, attended[1])):
+            for part in self._parts(stream):
+                stream.add_attended(b, part, values.read(part.start, part.stop).flatten(0, 1))
+        for values in attended:
+            values.close()
+        activated = [self.store.new(self.config.intermediate_size), self.store.new(self.config.intermediate_size)]
+        done += self._stage("gate_up", "down", activated)
+        for stream, b, values in ((self.plain, source, activated[0]), (self.rounded, block, activated[1])):
+            for part in self._parts(stream):
+                stream.add_activated(b, layer, part, values.read(part.start, part.stop).flatten(0, 1))
+        for values in activated:
+            values.close()
+        return done
+
+    def replay(self, layer: int, source: Block, block: Block) -> None:
+        """Take both streams through a block that was quantized before, to the same bits as `run` leaves them."""
+        for stream, b in ((self.plain, source), (self.rounded, block)):
+            for part in self._parts(stream):
+                stream.through(b, layer, part)
+
+    def _parts(self, stream: Stream) -> Iterable[slice]:
+        """What a stream needs to carry: without `follow`, the quantized one only shows the final error."""
+        return self.samples.parts(learnt_from=stream is self.plain or self.recipe.follow)
+
+    def _stage(self, first: str, second: str, between: list) -> list[QuantizedLinear]:  # type: ignore[type-arg]
+        """Quantize two linears, the second of which reads what comes of the first; `between` holds its inputs."""
+        plain, rounded = between
+        width = {name: float_weight(w).shape[1] for name, w in self.block.linears().items()}
+        stats = {name: InputStatistics.empty(width[name], self.store.device) for name in (first, second)}
+        parts = list(self.samples.parts(held_out=False))
+        observed = parts
+        if self.recipe.follow:  # what is rounded is judged by the quantized stream: here a sample of tokens does
+            tokens = self.samples.calibration * self.samples.length
+            observed = parts[:: max(1, tokens // SEARCH_TOKENS)]
+        for part in self._parts(self.plain):
+            x = self._input(self.plain, first, part)
+            out = self._output(self.plain, first, x, part)
+            plain.write(part.start, out.view(-1, self.samples.length, width[second]))
+            if part in observed:
+                stats[first].add(x)
+                stats[second].add(out)
+        for s in stats.values():
+            s.finish()
+        choices = {name: self._scale(name, stats[name]) for name in (first, second)}
+        done = []
+        if self.recipe.follow:
+            del stats
+            done += self._followed(first, choices[first], None)
+        else:
+            done += self._rounded(first, choices[first], stats.pop(first), None)
+        for part in self._parts(self.rounded):
+            out = self._output(self.rounded, first, self._input(self.rounded, first, part), part)
+            rounded.write(part.start, out.view(-1, self.samples.length, width[second]))
+        if self.recipe.follow:
+            done += self._followed(second, choices[second], between)
+        else:
+            done += self._rounded(second, choices[second], stats.pop(second), None)
+        return done
+
+    def _input(self, stream: Stream, name: str, part: slice) -> torch.Tensor:
+        block = self.source if stream is self.plain else self.block
+        return stream.qkv_input(block, part) if name == "qkv" else stream.mlp_input(block, part)
+
+    def _output(self, stream: Stream, name: str, x: torch.Tensor, part: slice) -> torch.Tensor:
+        block = self.source if stream is self.plain else self.block
+        return stream.attend(block, self.layer, x, part) if name == "qkv" else stream.activate(block, x)
+
+    def _scale(self, name: str, stats: InputStatistics) -> ScaleChoice:
+        """Choose a linear's scale and fold it in."""
+        w = self.block.linears()[name]
+        weight, producer = float_weight(w), {"o": "qkv", "down": "gate_up"}.get(name)
+        if not self.recipe.scale or name in self.kept or producer in self.kept:
+            choice = ScaleChoice(torch.ones_like(weight[0]), "none", 0.0, 0.0, 0.0)
+        else:
+            choice = search_scale(weight, stats, groups_of(w, self.group_size), self.slots.get(name))
+            fold_scale(self.block, name, choice.scale, self.config)
+        prefix = f"model.layers.{self.layer}"
+        if name == "qkv":
+            self.block.input_norm = as_published(self.block.input_norm, f"{prefix}.input_layernorm.weight")
+        elif name == "gate_up":
+            self.block.after.norm = as_published(self.block.after.norm, f"{prefix}.post_attention_layernorm.weight")
+        return choice
+
+    def _followed(self, name: str, choice: ScaleChoice, inputs: list | None) -> list[QuantizedLinear]:  # type: ignore[type-arg]
+        """Round a linear on what the quantized stream gives it, aiming at the float stream's output."""
+        w = self.block.linears()[name]
+        if name in self.kept:
+            return self._kept(name, w)
+        width = len(choice.scale)
+        stats = InputStatistics.empty(width, self.store.device)
+        difference = torch.zeros(width, width, device=self.store.device)
+        for part in self.samples.parts(held_out=False):
+            if inputs is None:
+                x, y = (self._input(stream, name, part) for stream in (self.plain, self.rounded))
+            else:
+                x, y = (values.read(part.start, part.stop).flatten(0, 1) for values in inputs)
+            stats.add(y)
+            difference.addmm_((x / choice.scale - y).T, y)
+        stats.finish()
+        aim = followed(float_weight(w), difference, stats.H)
+        del difference
+        return self._rounded(name, choice, stats, aim)
+
+    def _rounded(
+        self, name: str, choice: ScaleChoice, stats: InputStatistics, aim: torch.Tensor | None
+    ) -> list[QuantizedLinear]:
+        """Clip and round the linears that share an input; afterwards the block holds what they became."""
+        w = self.block.linears()[name]
+        if name in self.kept:
+            return self._kept(name, w)
+        self._publish_bias(name, w)
+        weight = float_weight(w)
+        if aim is None:
+            stats.rescale(choice.scale)
+            aim = weight
+        rounded, errors = self._round(aim, weight, choice.scale, stats.H, groups_of(w, self.group_size))
+        w.weight = rounded.dequantize()
+        return self._parts_of(name, choice, rounded, errors)
+
+    def _kept(self, name: str, w: LinearWeight) -> list[QuantizedLinear]:
+        self._publish_bias(name, w)
+        w.weight = as_published(float_weight(w), f"model.layers.{self.layer}.{self.modules[name][0][0]}.weight")
+        return []
+
+    def _round(
+        self, aim: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, H: torch.Tensor, size: int
+    ) -> tuple[Int4Weight, torch.Tensor]:
+        """`aim` in 4 bits; and of each row the squared output, the error of plain rounding, and that of this one."""
+        rounding = ColumnRounding(H) if self.recipe.compensate else None
+        at_once = max(1, ROUNDED_AT_ONCE // weight.shape[1])
+        pieces, errors = [], []
+        for begin in range(0, weight.shape[0], at_once):
+            rows = aim[begin : begin + at_once]
+            low, high = search_ranges(rows, H, size) if self.recipe.clip else ranges(rows, size)
+            piece = rounding.round(rows, low, high) if rounding else quantize_weight(rows, low, high)
+            unscaled = weight[begin : begin + at_once] / scale
+            plain = rounding_error(unscaled, *ranges(unscaled, size)).mul_(scale)
+            deltas = (rows, plain, piece.dequantize() - rows)
+            errors.append(torch.stack([row_errors(delta, H) for delta in deltas]))
+            pieces.append(piece)
+        return concat_rows(pieces), torch.cat(errors, 1)
+
+    def _parts_of(
+        self, name: str, choice: ScaleChoice, rounded: Int4Weight, errors: torch.Tensor
+    ) -> list[QuantizedLinear]:
+        done, begin = [], 0
+        for module, rows in self.modules[name]:
+            part = slice(begin, begin + rows)
+            begin += rows
+            power, plain, after = errors[:, part].sum(1).tolist()
+            report = LayerReport(
+                name=f"model.layers.{self.layer}.{module}",
+                inputs=rounded.q.shape[1],
+                outputs=rows,
+                formula=choice.formula,
+                ratio=round(choice.ratio, 4),
+                error_before=plain / max(power, 1e-30),
+                error_after=after / max(power, 1e-30),
+            )
+            done.append(QuantizedLinear(module, rows_of(rounded, part), report))
+        return done
+
+    def _publish_bias(self, name: str, w: LinearWeight) -> None:
+        if w.bias is not None:
+            w.bias = as_published(w.bias, f"model.layers.{self.layer}.{self.modules[name][0][0]}.bias")

@@ -1,0 +1,224 @@
+"""What a run has finished so far, in a hidden folder beside OUT, so that a run that was stopped goes on from there.
+
+    run.json               the options and data that the result depends on
+    block-00007.safetensors  a finished block: packed weights, norms, biases, and its part of the report
+    state-00007            the hidden states of both streams behind that block, float32
+    tuned-00001.safetensors  scales and optimizer after a pass of tuning
+
+Each file appears whole or not at all. Blocks behind the last state are walked through again, to the same bits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from halfbyte.checkpoint.writer import sync
+from halfbyte.errors import CheckpointError, GateError, OutputError, QuantizeError
+from halfbyte.quantize.raw import raw_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from halfbyte.checkpoint.source import Source
+    from halfbyte.quantize.activations import Activations
+
+STATE_EVERY = 20.0  # seconds between two states, and as many times as long as writing one takes
+ENDS = 2**20  # bytes at both ends of a weight file that tell it from another
+_BLOCK = re.compile(r"block-(\d{5})\.safetensors")
+_STATE = re.compile(r"state-(\d{5})")
+_TUNED = re.compile(r"tuned-(\d{5})\.safetensors")
+
+
+class WorkFolder:
+    """A context manager: `.OUT.work`, held by one process at a time.
+
+    It is removed at the end, and when the source turns out to be unfit; any other error leaves the finished blocks.
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        self.out = Path(out)
+        self.path = self.out.parent / f".{self.out.name}.work"
+        self._last_state, self._state_took = time.monotonic(), 0.0
+        self._ours = False  # whether what lies there is of this run
+
+    def __enter__(self) -> WorkFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be made: {error.strerror or error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise OutputError(
+                f"{self.out} is being written by another run; wait for it or choose another OUT"
+            ) from None
+        for left in self.path.glob("*.tmp"):
+            left.unlink()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        useless = isinstance(error, (CheckpointError, QuantizeError)) and not isinstance(error, GateError)
+        if kind is None or (useless and self._ours) or not self.blocks():
+            shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+    def open(self, fingerprint: dict[str, Any], *, start_anew: bool) -> int:
+        """The number of blocks that an earlier run with the same fingerprint finished.
+
+        Raises QuantizeError, naming what differs, if there is one with another; start_anew removes it instead.
+        """
+        path = self.path / "run.json"
+        try:
+            earlier = json.loads(path.read_text()) if path.exists() else None
+        except (OSError, ValueError):
+            earlier = {}
+        if earlier is not None and earlier != fingerprint:
+            if not start_anew:
+                raise QuantizeError(self._difference(earlier, fingerprint))
+            self._remove(path for path in self.path.iterdir())
+            earlier = None
+        if earlier is None:
+            self._write(path, json.dumps(fingerprint, indent=1).encode())
+        self._ours = True
+        done = 0
+        while done in (blocks := self.blocks()) and self._readable(blocks[done]):
+            done += 1
+        self._remove(p for i, p in self.blocks().items() if i >= done)
+        self._remove(p for i, p in self._numbered(_STATE).items() if i > done)
+        return done
+
+    def blocks(self) -> dict[int, Path]:
+        """Finished blocks by their number."""
+        return self._numbered(_BLOCK)
+
+    def save_block(self, layer: int, tensors: dict[str, torch.Tensor], reports: list[dict[str, Any]]) -> None:
+        """Keep a finished block."""
+        self._save(self.path / f"block-{layer:05}.safetensors", tensors, {"layers": json.dumps(reports)})
+
+    def reports(self, layer: int) -> list[dict[str, Any]]:
+        """A finished block's part of the report."""
+        with safe_open(self.blocks()[layer], framework="pt") as file:
+            found: list[dict[str, Any]] = json.loads(file.metadata()["layers"])
+            return found
+
+    def state_due(self) -> bool:
+        """Whether the last states kept are old enough to keep others."""
+        return time.monotonic() - self._last_state >= max(STATE_EVERY, 20 * self._state_took)
+
+    def save_state(self, blocks: int, hidden: Iterable[Activations], samples: int) -> None:
+        """Keep the hidden states behind that many blocks, all of which must be saved."""
+        started = time.monotonic()
+        path = self.path / f"state-{blocks:05}"
+        temporary = path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                for stream in hidden:
+                    for i in range(samples):
+                        file.write(raw_bytes(stream.read(i, i + 1).contiguous().cpu()))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        temporary.rename(path)
+        sync(self.path)
+        self._remove(p for i, p in self._numbered(_STATE).items() if i < blocks)
+        self._last_state = time.monotonic()
+        self._state_took = self._last_state - started
+
+    def load_state(self, hidden: Iterable[Activations], samples: int, shape: tuple[int, int]) -> int:
+        """Bring back the latest kept states [samples, *shape] of both streams; returns behind how many blocks."""
+        states = self._numbered(_STATE)
+        if not states:
+            return 0
+        blocks = max(states)
+        nbytes = 4 * shape[0] * shape[1]
+        with states[blocks].open("rb") as file:
+            for stream in hidden:
+                for i in range(samples):
+                    values = torch.frombuffer(bytearray(file.read(nbytes)), dtype=torch.float32)
+                    stream.write(i, values.view(1, *shape))
+        return blocks
+
+    def save_tuned(self, passes: int, tensors: dict[str, torch.Tensor]) -> None:
+        """Keep what tuning has learnt after that many passes."""
+        self._save(self.path / f"tuned-{passes:05}.safetensors", tensors, {})
+        self._remove(p for i, p in self.tuned().items() if i < passes)
+
+    def tuned(self) -> dict[int, Path]:
+        """What tuning has learnt, by the number of passes."""
+        return self._numbered(_TUNED)
+
+    def _numbered(self, pattern: re.Pattern[str]) -> dict[int, Path]:
+        return {int(m[1]): path for path in self.path.iterdir() if (m := pattern.fullmatch(path.name))}
+
+    def _save(self, path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        temporary = path.with_suffix(".tmp")
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+            sync(temporary)
+            temporary.rename(path)
+            sync(self.path)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"{path}: cannot be written: {error}") from error
+
+    def _write(self, path: Path, contents: bytes) -> None:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(contents)
+        sync(temporary)
+        temporary.rename(path)
+        sync(self.path)
+
+    def _remove(self, paths: Iterable[Path]) -> None:
+        for path in list(paths):
+            path.unlink(missing_ok=True)
+
+    def _readable(self, path: Path) -> bool:
+        try:
+            with safe_open(path, framework="pt") as file:
+                return "layers" in (file.metadata() or {})
+        except (SafetensorError, OSError):
+            return False
+
+    def _difference(self, earlier: dict[str, Any], now: dict[str, Any]) -> str:
+        keys = [key for key in now if earlier.get(key) != now[key]]
+        told = "; ".join(f"{key} was {earlier.get(key, 'unknown')!s:.80} and is now {now[key]!s:.80}" for key in keys)
+        return (
+            f"{self.out} was begun with other options: {told or 'by another version'}. Run it with the same ones to "
+            f"go on, choose another OUT, or pass --overwrite to begin anew ({self.path} is then removed)"
+        )
+
+
+def source_fingerprint(source: Source) -> str:
+    """A digest of a source's config, of its tensors' names, types and shapes, and of both ends of its files."""
+    digest = hashlib.sha256(json.dumps(source.config, sort_keys=True, default=str).encode())
+    for name, info in sorted(source.tensors().items()):
+        digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
+    for file in sorted({source.origin(name) for name in source.tensors()}):
+        path = Path(file)
+        if path.is_file():
+            size = path.stat().st_size
+            with path.open("rb") as opened:
+                digest.update(opened.read(ENDS))
+                opened.seek(max(0, size - ENDS))
+                digest.update(opened.read(ENDS))
+            digest.update(str(size).encode())
+    return digest.hexdigest()[:16]
+
+
+def tensor_fingerprint(tensor: torch.Tensor) -> str:
+    """A digest of a tensor's bytes."""
+    return hashlib.sha256(raw_bytes(tensor.contiguous())).hexdigest()[:16]
