@@ -165,6 +165,9 @@ def peer(python: str, source: str, options: QuantizeOptions, group_size: int, fo
     from halfbyte.checkpoint.checkpoint import Checkpoint
     from halfbyte.checkpoint.open import open_source
     from halfbyte.checkpoint.tokenizer import Tokenizer
+    from halfbyte.convert.floats import write_fp16
+    from halfbyte.convert.request import ConvertOptions, Request
+    from halfbyte.convert.request import Silent as Quiet
 
     opened = open_source(source)
     tokenizer = Tokenizer.from_source(opened)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
@@ -22,6 +22,7 @@ from halfbyte.evaluate.perplexity import cut_windows, measure, tokenize
 from halfbyte.evaluate.reference import keep_reference
 from halfbyte.models.loader import load_network
 from halfbyte.quantize import QuantizeOptions, quantize
+from halfbyte.quantize.effort import RECIPES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 
     from halfbyte.evaluate.reference import KeptReference
 
-HAS_EFFORT = any(option.name == "effort" for option in fields(QuantizeOptions))
-METHODS = ("rtn", "awq", "gptq", "fast", "default", "best") if HAS_EFFORT else ("default",)
+METHODS = tuple(RECIPES)
 DEFAULT_METHODS = tuple(method for method in METHODS if method != "fast")
 
 
@@ -160,7 +160,7 @@ class Bench:
             "seq_len": options.seq_len,
             "seed": options.seed,
             "overwrite": True,
-            **({"effort": method} if HAS_EFFORT else {}),
+            "effort": method,
         }
         self.progress.start(f"{method} g{group_size}", len(self.windows))
         started = time.perf_counter()
