@@ -50,7 +50,7 @@ class Engine:
         """context: the most tokens, prompt and answer together, of a sequence."""
         options = options or EngineOptions()
         config, size = network.config, options.block_size
-        element = network.kernels.kv_cache(1, 1, 1, 1).element_size()
+        element = network.kernels.kv_cache(1, config.num_kv_heads, size, config.head_dim).element_size()
         seqs = options.max_num_seqs
         blocks = count_blocks(options.kv_cache, config, size, element, context, seqs, network.device)
         self.network, self.tokenizer, self.context, self.options = network, tokenizer, context, options

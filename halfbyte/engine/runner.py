@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from halfbyte.kernels.interface import PagedBatch
+from halfbyte.kernels.interface import PagedBatch, PagedCaches
 
 if TYPE_CHECKING:
     from halfbyte.engine.scheduler import Scheduled
@@ -15,18 +15,16 @@ if TYPE_CHECKING:
 
 
 class PagedAttend:
-    """An `Attend` for one pass."""
+    """An `Attend` for one pass. `paged` is for kernels that do the whole pass in one call."""
 
     def __init__(self, network: Network, caches: list[tuple[torch.Tensor, torch.Tensor]], batch: PagedBatch) -> None:
         self.attention = network.kernels.attention
-        self.caches = caches
-        self.batch = batch
-        self.scale = network.config.head_dim**-0.5
-        self.windows = network.config.sliding_windows
+        self.paged = PagedCaches(caches, batch, network.config.head_dim**-0.5, network.config.sliding_windows)
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """See Attend."""
-        return self.attention(q, k, v, *self.caches[layer], self.batch, self.scale, self.windows[layer])
+        p = self.paged
+        return self.attention(q, k, v, *p.caches[layer], p.batch, p.scale, p.windows[layer])
 
 
 class Runner:

@@ -64,10 +64,10 @@ class Int4Quantizer(HfQuantizer):  # type: ignore[misc]
         check_stored(replaced, checkpoint_files)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        from halfbyte.kernels.cpu.onnx_kernels import OnnxKernels  # noqa: PLC0415  onnxruntime takes 0.2 s to import
+        from halfbyte.kernels.cpu.pick import cpu_kernels  # noqa: PLC0415  it may have to compile
 
         self.repository = model.config.name_or_path
-        kernels = OnnxKernels()
+        kernels = cpu_kernels()
         for module in model.modules():
             if isinstance(module, Int4Linear):
                 module.build(kernels)

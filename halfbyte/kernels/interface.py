@@ -6,7 +6,7 @@ the first projection of the next. Handing it over whole lets a kernel set fuse a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -66,6 +66,27 @@ class PagedBatch:
     max_context: int  # the longest context: known without asking the device
 
 
+@dataclass(slots=True)
+class PagedCaches:
+    """All that the attentions of one pass need beside q, k and v."""
+
+    caches: list[tuple[torch.Tensor, torch.Tensor]]  # of each layer: keys, values, as `Kernels.kv_cache` made them
+    batch: PagedBatch
+    scale: float
+    windows: Sequence[int | None]  # of each layer
+
+
+@dataclass(slots=True)
+class PassShape:
+    """What lies between the spans of a network."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+    qk_norms: Sequence[tuple[torch.Tensor, torch.Tensor] | None]  # of each layer: weights [d] of q's and k's norms
+
+
 # Adds what adapters do to y [T, N], the output of the linear `name` ("qkv", "o", "gate_up" or "down") for x [T, K]
 Adapt = Callable[[str, torch.Tensor, torch.Tensor], None]
 LinearKernel = Callable[[torch.Tensor], torch.Tensor]  # [T, K] -> [T, N]
@@ -84,6 +105,18 @@ class SpanKernel(Protocol):
         """
 
 
+class PassKernel(Protocol):
+    """All spans of a network and the attentions between them as one call: a step of decoding is a hundred of them."""
+
+    def __call__(
+        self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches
+    ) -> torch.Tensor | None:
+        """Embedded [T, D]; cos, sin [T, 1, d] as Rope gives them -> [T, D] behind the final norm.
+
+        Rows come out as from the spans one by one. None: it cannot take such caches, take the spans.
+        """
+
+
 class Kernels(Protocol):
     """One machine's way of computing. Preparing (repacking weights) is done once; what is returned is then called.
 
@@ -93,6 +126,9 @@ class Kernels(Protocol):
 
     def span(self, span: Span) -> SpanKernel:
         """Prepare a span. What it returns may be overwritten by the next call of the same span."""
+
+    def whole_pass(self, shape: PassShape, spans: Sequence[SpanKernel]) -> PassKernel | None:
+        """A pass through all these spans, which this set prepared, as one call; None where there is nothing to gain."""
 
     def attention(
         self,
@@ -118,7 +154,7 @@ class Kernels(Protocol):
         """Prepare one linear by itself. What it returns may be overwritten by its next call."""
 
     def head(self, weight: torch.Tensor) -> LinearKernel:
-        """Prepare the output embedding [V, D]; its products are float32 logits."""
+        """Prepare the output embedding [V, D]; its products are float32 logits, which are not overwritten."""
 
     def threads(self, rows: int) -> AbstractContextManager[None]:
         """Held during a pass of that many rows: how many threads torch should use beside the kernels."""

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from halfbyte.checkpoint.int4 import Int4Weight
-from halfbyte.kernels.interface import Adapt, AfterAttention, LinearKernel, LinearWeight, PagedBatch, Span, SpanKernel
+from halfbyte.kernels.interface import (
+    Adapt,
+    AfterAttention,
+    LinearKernel,
+    LinearWeight,
+    PagedBatch,
+    PassShape,
+    Span,
+    SpanKernel,
+)
 
 ROWS_FOR_EQUAL_ROUNDING = 4  # for each thread, see `linear_by_row`
 Product = Callable[[torch.Tensor, LinearWeight, str], torch.Tensor]  # a linear of that name
@@ -195,6 +204,9 @@ class ReferenceKernels:
         )
         ready = Span(p.eps, after, p.norm.to(self.dtype), p.qkv and self._float(p.qkv))
         return lambda attended, residual, adapt=None: span(ready, attended, residual, adapted(adapt))
+
+    def whole_pass(self, shape: PassShape, spans: Sequence[SpanKernel]) -> None:
+        """None: a pass goes span by span."""
 
     def attention(
         self,

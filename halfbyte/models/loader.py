@@ -52,9 +52,9 @@ def pick_kernels(checkpoint: Checkpoint, compute: Compute, *, adaptable: bool = 
     """Int4 kernels for a quantized checkpoint, the float32 reference for any other, or when asked for."""
     if compute == "float32" or not checkpoint.has_int4:
         return ReferenceKernels()
-    from halfbyte.kernels.cpu.onnx_kernels import OnnxKernels  # noqa: PLC0415  onnxruntime takes 0.2 s to import
+    from halfbyte.kernels.cpu.pick import cpu_kernels  # noqa: PLC0415  it may have to compile
 
-    return OnnxKernels(adaptable=adaptable)
+    return cpu_kernels(adaptable=adaptable)
 
 
 def read_blocks(

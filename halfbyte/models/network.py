@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from halfbyte.kernels.interface import AfterAttention, Kernels, LinearWeight, Span
+from halfbyte.kernels.interface import AfterAttention, Kernels, LinearWeight, PassShape, Span
 from halfbyte.kernels.reference import rms_norm
 from halfbyte.models.rope import Rope, rotate
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from halfbyte.checkpoint.config import ModelConfig
+    from halfbyte.kernels.interface import PagedCaches
     from halfbyte.models.attend import Attend
 
 # (span, name of the linear in it, its input, its output, to be added to): see interface.Adapt
@@ -69,6 +70,7 @@ class Network:
             self.qk_norms.append((block.q_norm.float(), block.k_norm.float()) if norms else None)  # type: ignore[union-attr]
             after = block.after
         self.spans.append(kernels.span(Span(config.rms_norm_eps, after, final_norm, None)))
+        self.whole_pass = kernels.whole_pass(self._shape(), self.spans)
         self.head = kernels.head(head)
 
     @property
@@ -94,6 +96,10 @@ class Network:
         with self.kernels.threads(tokens.shape[0]):
             cos, sin = self.rope(positions, lengths)
             embedded = self.embedding[tokens].float()
+            if adapt is None and watch is None:
+                hidden = self._at_once(embedded, cos, sin, attend)
+                if hidden is not None:
+                    return hidden
             see("the embedding", embedded)
             x, residual = self.spans[0](None, embedded, adapt and partial(adapt, 0))
             for layer, span in enumerate(self.spans[1:]):
@@ -106,10 +112,21 @@ class Network:
             see("the final norm", x)
             return x.clone()  # kernels may reuse their buffers
 
+    def _at_once(
+        self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend
+    ) -> torch.Tensor | None:
+        """The whole pass by one call, if the kernels have one and the past lies in their caches."""
+        past: PagedCaches | None = getattr(attend, "paged", None)
+        return None if self.whole_pass is None or past is None else self.whole_pass(embedded, cos, sin, past)
+
+    def _shape(self) -> PassShape:
+        c = self.config
+        return PassShape(c.num_heads, c.num_kv_heads, c.head_dim, c.rms_norm_eps, self.qk_norms)
+
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits [N, V] of hidden states [N, D]."""
-        return self.head(hidden).clone()
+        return self.head(hidden)
 
 
 def split_heads(

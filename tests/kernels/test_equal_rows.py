@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from native_cases import HERE, native
 
 from halfbyte.checkpoint.int4 import Int4Weight
 from halfbyte.kernels.cpu.onnx_kernels import OnnxKernels
@@ -47,7 +50,13 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-KERNELS = {"reference": ReferenceKernels, "onnx": OnnxKernels, "onnx in parts": lambda: OnnxKernels(adaptable=True)}
+KERNELS = {
+    "reference": ReferenceKernels,
+    "onnx": OnnxKernels,
+    "onnx in parts": lambda: OnnxKernels(adaptable=True),
+    **{name: partial(native, name) for name in HERE},
+    "native in parts": partial(native, adaptable=True),
+}
 
 
 @pytest.mark.usefixtures("threads")
@@ -60,7 +69,7 @@ def test_spans(name, group, hidden, mlp):
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("name", ["reference", "onnx"])
+@pytest.mark.parametrize("name", ["reference", "onnx", *HERE])
 @pytest.mark.parametrize(("vocabulary", "hidden"), [(257, 32), (3000, 576), (500, 40)])
 def test_heads(name, vocabulary, hidden):
     head = KERNELS[name]().head(torch.randn(vocabulary, hidden))

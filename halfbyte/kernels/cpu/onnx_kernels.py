@@ -24,13 +24,14 @@ from halfbyte.kernels.interface import (
     LinearKernel,
     LinearWeight,
     PagedBatch,
+    PassShape,
     Span,
     SpanKernel,
 )
 from halfbyte.kernels.reference import ROWS_FOR_EQUAL_ROUNDING, ReferenceKernels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 MICROSOFT = "com.microsoft"
 INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: activations rounded to 8 bits, a scale for each block of a row
@@ -109,6 +110,9 @@ class OnnxKernels:
 
         return run
 
+    def whole_pass(self, shape: PassShape, spans: Sequence[SpanKernel]) -> None:
+        """None: a pass goes span by span."""
+
     def attention(
         self,
         q: torch.Tensor,
@@ -141,7 +145,7 @@ class OnnxKernels:
         graph = Graph()
         x = graph.input("x", weight.shape[1])
         run = graph.build({graph.linear_8bit(x, weight): weight.shape[0]})
-        return lambda hidden: run(hidden)[0]
+        return lambda hidden: run(hidden)[0].clone()  # for one row, run's own buffer
 
 
 class Graph:

@@ -1,0 +1,36 @@
+// Products with 8-bit weights, for the output embedding: sixteen outputs a tile as in int4.h, a scale for each output
+// and 32 inputs, symmetric. Vector v of a block holds inputs 4v to 4v + 3 of each output.
+#pragma once
+#include "int4.h"
+
+typedef struct {
+    int64_t outputs, inputs;
+    int8_t *q;      // [tiles, inputs / 32, 8, 64]
+    float *scales;  // [tiles, inputs / 32, 16]
+} Int8Linear;
+
+INLINE void int8_rows(
+    const int rows, const Int8Linear *w, int64_t tile, const Rounded *x, int64_t row, float (*y)[TILE]
+) {
+    int64_t blocks = w->inputs / BLOCK;
+    const int8_t *q = w->q + tile * blocks * 512;
+    const float *scales = w->scales + tile * blocks * TILE;
+    const Rounded32 *from = block_of(x, row, 0);
+    Floats total[PACK][SLICES];
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < SLICES; s++) total[r][s] = no_floats();
+    for (int64_t b = 0; b < blocks; b++) {
+        const Rounded32 *in = from + b * PACK;
+        Words sums[PACK][SLICES];
+        if (row == 0) fetch_ahead(q + b * 512, 512);
+        dot_bytes(rows, q + b * 512, in, sums);
+        UNROLL for (int s = 0; s < SLICES; s++) {
+            Floats scale = load_floats(scales + b * TILE + s * SLICE);
+            UNROLL for (int r = 0; r < rows; r++) {
+                Floats scaled = add_scaled(no_floats(), to_floats(sums[r][s]), repeat(in[r].scale));
+                total[r][s] = add_scaled(total[r][s], scaled, scale);
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < SLICES; s++)
+        store_floats(y[r] + s * SLICE, total[r][s]);
+}

@@ -1,0 +1,112 @@
+// AVX2, with the 256-bit form of VNNI where there is one.
+#pragma once
+#include <immintrin.h>
+
+#define SLICE 8
+typedef __m256 Floats;
+typedef __m256i Words;  // 32-bit integers
+
+#if defined(__AVXVNNI__)
+#define DPBUSD _mm256_dpbusd_avx_epi32
+#elif defined(__AVX512VNNI__) && defined(__AVX512VL__)
+#define DPBUSD _mm256_dpbusd_epi32
+#endif
+
+INLINE Floats no_floats(void) { return _mm256_setzero_ps(); }
+INLINE Floats repeat(float x) { return _mm256_set1_ps(x); }
+INLINE Floats to_floats(Words x) { return _mm256_cvtepi32_ps(x); }
+INLINE Floats add_scaled(Floats total, Floats x, Floats scale) { return _mm256_fmadd_ps(x, scale, total); }
+INLINE void store_floats(float *p, Floats x) { _mm256_storeu_ps(p, x); }
+INLINE Floats load_floats(const float *p) { return _mm256_loadu_ps(p); }
+INLINE Floats load_halves(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+INLINE Words load_zeros(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)); }
+INLINE Words load_words(const void *p) { return _mm256_loadu_si256(p); }
+
+INLINE __m256i four_inputs(const int8_t *x) {
+    int32_t word;
+    memcpy(&word, x, 4);
+    return _mm256_set1_epi32(word);
+}
+
+INLINE __m256i low_nibbles(const uint8_t *q) { return _mm256_and_si256(load_words(q), _mm256_set1_epi8(15)); }
+INLINE __m256i high_nibbles(const uint8_t *q) {
+    return _mm256_and_si256(_mm256_srli_epi16(load_words(q), 4), _mm256_set1_epi8(15));
+}
+
+// - zero * sum of x. A zero point in its 32-bit lane is also the pair (zero, 0) of 16 bits.
+INLINE Words zero_term(const uint8_t *zeros, const Rounded32 *x) {
+    return _mm256_madd_epi16(load_zeros(zeros), _mm256_set1_epi32(x->minus_sum));
+}
+
+#ifdef DPBUSD
+// sums[r] = sum of q x - zero * sum of x
+INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Words (*sums)[2]) {
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++)
+        sums[r][s] = zero_term(zeros + s * SLICE, x + r);
+    UNROLL for (int v = 0; v < 8; v++) {
+        const uint8_t *at = q + v / 2 * 64;
+        __m256i w0 = v % 2 ? high_nibbles(at) : low_nibbles(at);
+        __m256i w1 = v % 2 ? high_nibbles(at + 32) : low_nibbles(at + 32);
+        UNROLL for (int r = 0; r < rows; r++) {
+            __m256i in = four_inputs(x[r].q + 4 * v);
+            sums[r][0] = DPBUSD(sums[r][0], w0, in);
+            sums[r][1] = DPBUSD(sums[r][1], w1, in);
+        }
+    }
+}
+
+// sums[r] = sum of q x. To q 128 is added, which makes it unsigned, and taken off by the sum of x.
+INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Words (*sums)[2]) {
+    const __m256i high = _mm256_set1_epi8((char)128);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++)
+        sums[r][s] = _mm256_slli_epi32(_mm256_set1_epi32(x[r].minus_sum), 7);
+    UNROLL for (int v = 0; v < 8; v++) {
+        __m256i w0 = _mm256_xor_si256(load_words(q + 64 * v), high);
+        __m256i w1 = _mm256_xor_si256(load_words(q + 64 * v + 32), high);
+        UNROLL for (int r = 0; r < rows; r++) {
+            __m256i in = four_inputs(x[r].q + 4 * v);
+            sums[r][0] = DPBUSD(sums[r][0], w0, in);
+            sums[r][1] = DPBUSD(sums[r][1], w1, in);
+        }
+    }
+}
+#else
+// Keeps the compiler from summing up later and keeping the terms until then, for which there are no registers.
+#define NOW(x) __asm__("" : "+x"(x))
+
+// sums[r] = sum of q x - zero * sum of x. Pairs of products are summed in 16 bits, where eight pairs of a nibble (0 to
+// 15) and an activation (-127 to 127) fit: 8 * 2 * 15 * 127 = 30480. So a block is widened to 32 bits once.
+INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Words (*sums)[2]) {
+    UNROLL for (int v = 0; v < 8; v++) {
+        const uint8_t *at = q + v / 2 * 64;
+        __m256i w0 = v % 2 ? high_nibbles(at) : low_nibbles(at);
+        __m256i w1 = v % 2 ? high_nibbles(at + 32) : low_nibbles(at + 32);
+        UNROLL for (int r = 0; r < rows; r++) {
+            __m256i in = four_inputs(x[r].q + 4 * v);
+            __m256i p0 = _mm256_maddubs_epi16(w0, in), p1 = _mm256_maddubs_epi16(w1, in);
+            sums[r][0] = v ? _mm256_add_epi16(sums[r][0], p0) : p0;
+            sums[r][1] = v ? _mm256_add_epi16(sums[r][1], p1) : p1;
+            NOW(sums[r][0]);
+            NOW(sums[r][1]);
+        }
+    }
+    const __m256i ones = _mm256_set1_epi16(1);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++)
+        sums[r][s] = _mm256_add_epi32(_mm256_madd_epi16(sums[r][s], ones), zero_term(zeros + s * SLICE, x + r));
+}
+
+// sums[r] = sum of q x, both signed: |q| times x with q's sign. One pair fits 16 bits (2 * 127 * 127), two do not.
+INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Words (*sums)[2]) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    UNROLL for (int v = 0; v < 8; v++)
+        UNROLL for (int s = 0; s < 2; s++) {
+            __m256i w = load_words(q + 64 * v + 32 * s), magnitude = _mm256_abs_epi8(w);
+            UNROLL for (int r = 0; r < rows; r++) {
+                __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(four_inputs(x[r].q + 4 * v), w));
+                __m256i wide = _mm256_madd_epi16(pairs, ones);
+                sums[r][s] = v ? _mm256_add_epi32(sums[r][s], wide) : wide;
+                NOW(sums[r][s]);
+            }
+        }
+}
+#endif

@@ -1,0 +1,65 @@
+"""A whole pass in one native call: spans, rotary embedding, the cache and attention."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref
+from typing import TYPE_CHECKING
+
+import torch
+
+from halfbyte.kernels.cpu import library as native
+from halfbyte.kernels.cpu.paged import layer_cache, paged_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from halfbyte.kernels.cpu.library import Library
+    from halfbyte.kernels.cpu.native_span import NativeSpan
+    from halfbyte.kernels.interface import PagedCaches, PassShape
+
+
+class NativePass:
+    """See interface.PassKernel."""
+
+    def __init__(self, library: Library, shape: PassShape, spans: Sequence[NativeSpan]) -> None:
+        self.library, self.shape, self.held = library, shape, list(spans)
+        self._last: tuple[object, ctypes.Array[native.LayerCache]] | None = None
+        layers = len(spans) - 1
+        self.norms = [tuple(x.float().contiguous() for x in n) if n else None for n in shape.qk_norms]
+        places = (tuple(x.data_ptr() for x in n) if n else (None, None) for n in self.norms)
+        self.native_spans = (native.Span * len(spans))(*(s.native for s in spans))
+        self.native_norms = (native.HeadNorms * layers)(*(native.HeadNorms(*p) for p in places))
+        self.native = native.Network(
+            layers,
+            spans[0].hidden,
+            max(s.after.down.inputs for s in spans if s.after),
+            shape.heads,
+            shape.kv_heads,
+            shape.head_dim,
+            self.native_spans,
+            self.native_norms,
+            shape.eps,
+        )
+
+    def __call__(
+        self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches
+    ) -> torch.Tensor | None:
+        """See interface.PassKernel."""
+        keys = past.caches[0][0]
+        if keys.dtype != torch.float16:  # see NativeKernels.kv_cache
+            return None
+        residual = embedded.float().clone(memory_format=torch.contiguous_format)
+        hidden = torch.empty_like(residual)
+        cos, sin = cos.contiguous(), sin.contiguous()
+        paged, _held = paged_arguments(past.batch, self.shape.heads, keys, past.scale)
+        tensors = (x.data_ptr() for x in (cos, sin, residual, hidden))
+        self.library("hb_pass", byref(self.native), byref(paged), self._caches(past), *tensors)
+        return hidden
+
+    def _caches(self, past: PagedCaches) -> ctypes.Array[native.LayerCache]:
+        """Of all layers; those of the last call again, if it was for the same list."""
+        if self._last is None or self._last[0] is not past.caches:
+            layers = [layer_cache(k, v, w) for (k, v), w in zip(past.caches, past.windows, strict=True)]
+            self._last = past.caches, (native.LayerCache * len(layers))(*layers)
+        return self._last[1]
