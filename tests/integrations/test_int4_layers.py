@@ -57,7 +57,7 @@ def test_every_family(tmp_path, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_exact_with_exact_kernels(tmp_path, family, monkeypatch):
     folder = write_awq(tmp_path, family)
-    monkeypatch.setattr("halfbyte.kernels.cpu.onnx_kernels.OnnxKernels", ReferenceKernels)
+    monkeypatch.setattr("halfbyte.kernels.cpu.pick.cpu_kernels", ReferenceKernels)
     model, theirs = AutoModelForCausalLM.from_pretrained(folder), dequantized(folder)
     torch.testing.assert_close(model(IDS).logits, theirs(IDS).logits, atol=1e-4, rtol=1e-4)
 
