@@ -67,7 +67,7 @@ def make(source: Checkpoint, out: Path, *, overwrite: bool) -> None:
     from halfbyte.cli.quantize_display import closing_line
     from halfbyte.quantize import QuantizeOptions
 
-    options = QuantizeOptions(samples=SAMPLES, seq_len=SEQ_LEN, overwrite=overwrite)
+    options = QuantizeOptions(effort="fast", samples=SAMPLES, seq_len=SEQ_LEN, overwrite=overwrite)
     typer.echo(closing_line(quantize_with_progress(source.source, out, options)))
 
 
