@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, which other packages do too
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +40,6 @@ def smollm2_source() -> Source:
 @pytest.fixture(scope="session")
 def smollm2_awq(smollm2_source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model as a 4-bit AWQ repository, quantized once a session, on few samples: over a minute of one core."""
-    import torch
-
     from halfbyte.quantize import QuantizeOptions, quantize
 
     out = tmp_path_factory.mktemp("quantized") / "smollm2-awq"

@@ -108,7 +108,8 @@ def quantize(
     plan = make_plan(
         checkpoint.config, selection.group_size, samples, options, device, notes + selection.notes + _told(data)
     )
-    writer = RepositoryWriter(out, max_shard_size=options.max_shard_size, overwrite=options.overwrite)
+    replace = options.overwrite or WorkFolder(out).finishing
+    writer = RepositoryWriter(out, max_shard_size=options.max_shard_size, overwrite=replace)
     writer.check(plan.disk)
     report = Report(
         source=opened.spec, out=str(out), bits=options.bits, group_size=selection.group_size, effort=options.effort,
@@ -133,6 +134,7 @@ def quantize(
             files = _small_files(checkpoint, tokenizer, container, report)
             if options.chat_template is not None:
                 files = template_files(files, tokenizer)
+            work.finish()
             writer.finish(quantized_config(checkpoint.source.config, container), files)
     return report
 

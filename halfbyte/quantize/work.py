@@ -4,6 +4,7 @@
     block-00007.safetensors  a finished block: packed weights, norms, biases, and its part of the report
     state-00007            the hidden states of both streams behind that block, float32
     tuned-00001.safetensors  scales and optimizer after a pass of tuning
+    finishing              OUT is about to be put in its place, or has been
 
 Each file appears whole or not at all. Blocks behind the last state are walked through again, to the same bits.
 """
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 STATE_EVERY = 20.0  # seconds between two states, and as many times as long as writing one takes
 ENDS = 2**20  # bytes at both ends of a weight file that tell it from another
+FINISHING = "finishing"
 _BLOCK = re.compile(r"block-(\d{5})\.safetensors")
 _STATE = re.compile(r"state-(\d{5})")
 _TUNED = re.compile(r"tuned-(\d{5})\.safetensors")
@@ -157,6 +159,15 @@ class WorkFolder:
         """Keep what tuning has learnt after that many passes."""
         self._save(self.path / f"tuned-{passes:05}.safetensors", tensors, {})
         self._remove(p for i, p in self.tuned().items() if i < passes)
+
+    @property
+    def finishing(self) -> bool:
+        """Whether a run was about to put OUT in its place: what lies there now, if anything, is its own."""
+        return (self.path / FINISHING).exists()
+
+    def finish(self) -> None:
+        """Say that OUT is about to be put in its place."""
+        self._write(self.path / FINISHING, b"")
 
     def tuned(self) -> dict[int, Path]:
         """What tuning has learnt, by the number of passes."""

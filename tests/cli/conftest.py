@@ -106,6 +106,6 @@ def call(*arguments, stdin: str | bytes | None = None):
         torch.set_num_threads(threads)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run():
     return call

@@ -11,14 +11,12 @@ OPTIONS = ("--samples", 4, "--seq-len", 64, "--windows", 2, "--context", 48)
 
 
 @pytest.fixture(scope="module")
-def compared(tiny, text, tmp_path_factory):
+def compared(run, tiny, text, tmp_path_factory):
     """Two methods at two group sizes, of which 128 does not divide the tiny model's layers."""
-    from conftest import call
-
     out = tmp_path_factory.mktemp("compared") / "all"
     arguments = ["compare", tiny, "--text", text, "--calib", text, "--out", out, *OPTIONS]
     arguments += ["--methods", ",".join(HERE), "--group-sizes", "128,32", "--json"]
-    return arguments, call(*arguments), out
+    return arguments, run(*arguments), out
 
 
 def test_every_cell_has_its_figures_or_a_reason(compared, quantized):

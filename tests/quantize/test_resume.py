@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -181,6 +182,21 @@ def test_a_damaged_block_is_done_again(tmp_path):
     report = quantize(source, tmp_path / "out", QuantizeOptions(**SMALL))
     assert report.resumed_blocks == 1
     assert contents(tmp_path / "out") == expected
+
+
+def test_killed_when_out_is_there_but_the_work_folder_still_is(tmp_path, monkeypatch):
+    source = a_source(tmp_path / "source")
+    expected = whole(source, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkFolder, "__exit__", lambda self, *_: os.close(self._lock))
+        quantize(source, tmp_path / "out", QuantizeOptions(**SMALL))
+    assert (tmp_path / ".out.work").exists()
+    with pytest.raises(QuantizeError, match="--samples"):
+        quantize(source, tmp_path / "out", QuantizeOptions(**{**SMALL, "samples": 5}))
+    assert contents(tmp_path / "out") == expected
+    quantize(source, tmp_path / "out", QuantizeOptions(**SMALL))
+    assert contents(tmp_path / "out") == expected
+    assert not (tmp_path / ".out.work").exists()
 
 
 def test_two_runs_do_not_write_to_one_out(tmp_path):
