@@ -54,7 +54,8 @@ def pick_kernels(checkpoint: Checkpoint, compute: Compute, *, adaptable: bool = 
         return ReferenceKernels()
     from halfbyte.kernels.cpu.pick import cpu_kernels  # noqa: PLC0415  it may have to compile
 
-    return cpu_kernels(adaptable=adaptable)
+    config = checkpoint.config
+    return cpu_kernels(adaptable=adaptable, sharing_heads=config.num_heads // config.num_kv_heads)
 
 
 def read_blocks(

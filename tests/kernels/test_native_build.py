@@ -117,3 +117,7 @@ def test_no_memory_is_an_error(monkeypatch):
     monkeypatch.setitem(loaded.functions, "hb_linear", lambda *_: 0)
     with pytest.raises(MemoryError, match="hb_linear"):
         kernel(torch.ones(1, 32))
+
+
+def test_more_heads_on_one_key_than_the_native_attention_has_room_for():
+    assert isinstance(cpu_kernels(sharing_heads=65), OnnxKernels)

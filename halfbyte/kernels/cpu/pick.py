@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     from halfbyte.kernels.interface import Kernels
 
 
-def cpu_kernels(*, adaptable: bool = False) -> Kernels:
+MOST_SHARING_HEADS = 64  # query heads of one key-value head, native/attention.h's MAX_ROWS
+
+
+def cpu_kernels(*, adaptable: bool = False, sharing_heads: int = 1) -> Kernels:
     """Our own where they could be built, onnxruntime's elsewhere (see build.py).
 
-    adaptable: spans can be called with `adapt`.
+    adaptable: spans can be called with `adapt`. sharing_heads: query heads that read one key-value head.
     """
     library = load_library()
-    if library is None:
+    if library is None or sharing_heads > MOST_SHARING_HEADS:
         from halfbyte.kernels.cpu.onnx_kernels import OnnxKernels  # noqa: PLC0415  it takes 0.2 s to import
 
         return OnnxKernels(adaptable=adaptable)
