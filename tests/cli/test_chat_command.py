@@ -127,7 +127,12 @@ def test_in_a_terminal(tiny):
     pty = pytest.importorskip("pty")
     terminal, inside = pty.openpty()
     command = [sys.executable, "-m", "halfbyte", "chat", str(tiny), "--max-new-tokens", "4"]
-    process = subprocess.Popen(command, stdin=inside, stdout=inside, stderr=subprocess.PIPE)
+    # A job in the background of a shell ignores Ctrl-C, and so would what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stdin=inside, stdout=inside, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, before)
     os.close(inside)
     screen = Screen(terminal)
     screen.wait_for(b"> ")
