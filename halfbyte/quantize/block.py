@@ -12,7 +12,7 @@ from halfbyte.models.network import Block
 if TYPE_CHECKING:
     from halfbyte.checkpoint.config import ModelConfig
 
-PRODUCER = {"qkv": "input_norm", "o": "qkv", "gate_up": "norm", "down": "gate_up"}
+PRODUCER = {"o": "qkv", "down": "gate_up"}  # whose rows a linear's scale goes into; the others' goes into a norm
 
 
 def modules(config: ModelConfig) -> dict[str, list[tuple[str, int]]]:

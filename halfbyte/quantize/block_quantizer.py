@@ -12,7 +12,7 @@ import torch
 
 from halfbyte.checkpoint.int4 import Int4Weight, concat_rows, rows_of
 from halfbyte.quantize.awq_search import ScaleChoice, search_scale
-from halfbyte.quantize.block import float_weight, fold_scale, groups_of, modules, shared_value_channels
+from halfbyte.quantize.block import PRODUCER, float_weight, fold_scale, groups_of, modules, shared_value_channels
 from halfbyte.quantize.clip_search import search_ranges
 from halfbyte.quantize.follow import followed
 from halfbyte.quantize.gptq import ColumnRounding
@@ -152,7 +152,7 @@ class BlockQuantizer:
     def _scale(self, name: str, stats: InputStatistics) -> ScaleChoice:
         """Choose a linear's scale and fold it in."""
         w = self.block.linears()[name]
-        weight, producer = float_weight(w), {"o": "qkv", "down": "gate_up"}.get(name)
+        weight, producer = float_weight(w), PRODUCER.get(name)
         if not self.recipe.scale or name in self.kept or producer in self.kept:
             choice = ScaleChoice(torch.ones_like(weight[0]), "none", 0.0, 0.0, 0.0)
         else:
