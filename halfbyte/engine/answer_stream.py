@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from halfbyte.engine.outputs import Delta
+
+
+class Observer(Protocol):
+    """Whoever counts and measures requests."""
+
+    def took(self, result: Any) -> None:
+        """A result came from the engine, at this moment, whenever it will be read."""
+
+    def closed(self) -> None:
+        """Nobody will read any more: the request has ended, or was aborted."""
 
 
 class AnswerStream:
@@ -21,9 +31,12 @@ class AnswerStream:
         self._open = answers
         self._on_close = on_close
         self._closed = False
+        self.observer: Observer | None = None
 
     def put(self, result: Any) -> None:
         """Take a result: a Delta, a hidden state, or an error, which is the last."""
+        if self.observer is not None and not self._closed:
+            self.observer.took(result)
         self._results.put_nowait(result)
 
     async def next(self) -> Any:
@@ -39,6 +52,8 @@ class AnswerStream:
         if not self._closed:
             self._closed = True
             self._on_close(self.request_id)
+            if self.observer is not None:
+                self.observer.closed()
 
     def __aiter__(self) -> AnswerStream:
         return self

@@ -25,12 +25,16 @@ from halfbyte.engine.stats import Stats
 from halfbyte.errors import EngineStoppedError, QueueFullError, RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from halfbyte.checkpoint.tokenizer import Tokenizer
+    from halfbyte.engine.answer_stream import Observer
     from halfbyte.engine.outputs import RequestOutput
     from halfbyte.engine.prompt import Prompt
     from halfbyte.engine.request import Pooling
+
+    Observe = Callable[[ReadPrompt, SamplingParams], Observer]
 
 
 class AsyncEngine:
@@ -48,6 +52,8 @@ class AsyncEngine:
         self._numbers = count(1)
         self._streams: weakref.WeakValueDictionary[str, AnswerStream] = weakref.WeakValueDictionary()
         self._calls: dict[int, asyncio.Future[None]] = {}
+        self._adapters: dict[str, str] = {}  # folders, by name
+        self.observe: Observe | None = None  # asked for an observer of each request that is taken
         self._process: EngineProcess | None = None
         self._ready: asyncio.Future[None] | None = None
         self._refusal: str | None = "the engine is not started: await start()"
@@ -137,12 +143,14 @@ class AsyncEngine:
             self._close(request_id)
 
     async def load_adapter(self, name: str, folder: str | Path) -> None:
-        """See LLM.load_adapter. It must be loaded again after a crash."""
+        """See LLM.load_adapter. After a crash it is loaded again, before any request is read."""
         await self._call("load_adapter", name, str(folder))
+        self._adapters[name] = str(folder)
 
     async def unload_adapter(self, name: str) -> None:
         """See LLM.unload_adapter."""
         await self._call("unload_adapter", name)
+        self._adapters.pop(name, None)
 
     async def drain(self, timeout: float = 30.0) -> None:
         """Take no more requests, and wait until those that are there have ended; after `timeout` seconds end them."""
@@ -189,6 +197,8 @@ class AsyncEngine:
         if request_id in self._streams:
             raise RequestError(f"there is a request {request_id!r} already; choose another request_id")
         stream = AnswerStream(request_id, params.drawn, self._close)
+        if self.observe is not None:
+            stream.observer = self.observe(read, params)
         self._streams[request_id] = stream
         self._process.send(Add(request_id, read.token_ids, params, seed, priority, adapter, pooling))
         return stream
@@ -203,12 +213,15 @@ class AsyncEngine:
 
     async def _call(self, method: str, *arguments: Any) -> None:
         await self.ready()
+        await self._send_call(method, *arguments)
+
+    def _send_call(self, method: str, *arguments: Any) -> asyncio.Future[None]:
         if self._process is None:
             raise EngineStoppedError("the engine is stopped")
         number = next(self._numbers)
         reply = self._calls[number] = asyncio.get_running_loop().create_future()
         self._process.send(Call(number, method, arguments))
-        await reply
+        return reply
 
     def _launch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -249,9 +262,12 @@ class AsyncEngine:
         assert self._ready is not None
         reason = f"the engine's process {process.how_it_ended()}"
         self._fail_all(EngineStoppedError(f"{reason} before the request was answered; it is being started again"))
+        self.stats = Stats()
         if self._ready.done() and self._ready.exception() is None:
             self.restarts += 1
             self._launch()
+            for name, folder in self._adapters.items():  # the pipe keeps the order: requests come after them
+                self._send_call("load_adapter", name, folder).add_done_callback(_retrieve)
             return
         self._process = None
         self._refusal = self._refusal or f"{reason} while it was starting"
@@ -267,3 +283,9 @@ class AsyncEngine:
             if not reply.done():
                 reply.set_exception(error)
         self._calls.clear()
+
+
+def _retrieve(reply: asyncio.Future[None]) -> None:
+    """An adapter that is gone from the disk: requests for it will say so."""
+    if not reply.cancelled():
+        reply.exception()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from halfbyte.engine.constraint import Constraints
 from halfbyte.engine.damage import not_finite
 from halfbyte.engine.memory import count_blocks
 from halfbyte.engine.options import EngineOptions
+from halfbyte.engine.outputs import Begun
 from halfbyte.engine.prompt_results import gather_prompt_logprobs, pool
 from halfbyte.engine.request import Request
 from halfbyte.engine.runner import Runner
@@ -114,6 +116,7 @@ class Engine:
             return []
         self.stats.drafted_tokens += sum(item.drafted for item in batch)
         self.stats.computed_tokens += sum(item.count for item in batch)
+        self._note_beginnings(batch)
         adapt = for_pass([(item.sequence.request.adapter, item.count) for item in batch])
         hidden = self.runner.forward(batch, adapt)
         parts = torch.split(hidden, [item.count for item in batch])
@@ -125,8 +128,17 @@ class Engine:
                 events += self._advance(item, part, choice, adapt)
             except HalfbyteError as error:
                 events.append(self._fail(item.sequence.request, error))
-        self._count()
+        self.stats.steps += 1
+        self.count()
         return events
+
+    def count(self) -> None:
+        """Bring what `stats` says of this moment up to date; a step does it by itself."""
+        stats, scheduler = self.stats, self.scheduler
+        stats.preemptions = scheduler.preemptions
+        stats.running, stats.waiting = len(scheduler.running), len(scheduler.waiting)
+        stats.blocks_used = stats.blocks - scheduler.pool.available
+        stats.queried_tokens, stats.cached_tokens = scheduler.queried_tokens, scheduler.cached_tokens
 
     def _advance(
         self, item: Scheduled, hidden: torch.Tensor, choice: Choice | None, adapt: AdaptLayer | None
@@ -146,8 +158,8 @@ class Engine:
         deltas, is_damaged = self._accept(sequence, choice)
         if is_damaged:
             raise not_finite(self.runner, item, adapt)
-        if is_first and request.prompt_logprobs and sequence.answer.index == 0:
-            deltas[0] = replace(deltas[0], prompt_logprobs=request.prompt_logprobs)
+        if is_first and sequence.answer.index == 0:
+            deltas[0] = replace(deltas[0], prompt_logprobs=request.prompt_logprobs or None, begun=request.begun)
         self.scheduler.computed(sequence, len(sequence.token_ids) - 1)
         if is_first and sequence.answer.index == 0:
             for index in range(1, request.params.drawn):  # they find the prompt in the prefix cache
@@ -202,6 +214,12 @@ class Engine:
         request.sequences.append(sequence)
         self.scheduler.add(sequence)
 
+    def _note_beginnings(self, batch: list[Scheduled]) -> None:
+        now = time.monotonic()
+        for item in batch:
+            if item.sequence.request.begun is None:
+                item.sequence.request.begun = Begun(now, item.sequence.num_computed)
+
     def _guess(self) -> None:
         """Let each sequence that is about to decode guess how it goes on."""
         if not self.options.speculative_tokens:
@@ -232,11 +250,3 @@ class Engine:
 
     def _text_of(self, token: int) -> str:
         return self.tokenizer.decode([token], skip_special_tokens=False)
-
-    def _count(self) -> None:
-        stats, scheduler = self.stats, self.scheduler
-        stats.steps += 1
-        stats.preemptions = scheduler.preemptions
-        stats.running, stats.waiting = len(scheduler.running), len(scheduler.waiting)
-        stats.blocks_used = stats.blocks - scheduler.pool.available
-        stats.cached_tokens = scheduler.cached_tokens

@@ -26,6 +26,14 @@ LogprobsOfStep = dict[int, Logprob]  # by token id: the token itself first, then
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """That a request's prompt began to be read."""
+
+    at: float  # time.monotonic(), a clock that all processes of a machine share
+    cached_tokens: int  # of the prompt, that were found in the prefix cache
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """One step of a streamed answer. The texts of all steps, joined, are the answer's text."""
 
@@ -36,6 +44,7 @@ class Delta:
     index: int = 0  # which of the request's answers
     logprobs: LogprobsOfStep | None = None
     prompt_logprobs: list[LogprobsOfStep | None] | None = None  # with the first step of answer 0, if asked for
+    begun: Begun | None = field(default=None, compare=False)  # with the first step of answer 0
 
 
 @dataclass(slots=True)

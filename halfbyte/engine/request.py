@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
     from halfbyte.engine.lora import Adapter
-    from halfbyte.engine.outputs import LogprobsOfStep
+    from halfbyte.engine.outputs import Begun, LogprobsOfStep
     from halfbyte.engine.sampling_params import SamplingParams
     from halfbyte.engine.sequence import Sequence
 
@@ -30,4 +30,5 @@ class Request:
     pooling: Pooling | None = None  # no answer is wanted, but the prompt's hidden states
     sequences: list[Sequence] = field(default_factory=list)  # those that are not finished
     prompt_logprobs: list[LogprobsOfStep | None] = field(default_factory=list)  # so far
+    begun: Begun | None = None  # None while it waits
     hidden_sum: torch.Tensor | None = None  # [D], of the prompt so far, for pooling="mean"

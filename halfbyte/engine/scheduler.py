@@ -54,7 +54,8 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # both in the order of rank; those that run hold blocks
         self.running: list[Sequence] = []
         self.preemptions = 0
-        self.cached_tokens = 0  # that were found instead of computed
+        self.queried_tokens = 0  # of sequences that began, and
+        self.cached_tokens = 0  # of these, found instead of computed
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -79,6 +80,7 @@ class Scheduler:
             if is_new:
                 _remove(self.waiting, sequence)
                 insort(self.running, sequence, key=by_rank)
+                self.queried_tokens += len(sequence.token_ids)
                 self.cached_tokens += sequence.num_computed
             batch.append(Scheduled(sequence, count))
             room -= count

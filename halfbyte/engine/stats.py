@@ -11,7 +11,8 @@ class Stats:
 
     steps: int = 0
     computed_tokens: int = 0  # that went through the network, again after a preemption
-    cached_tokens: int = 0  # found in the prefix cache
+    queried_tokens: int = 0  # looked for in the prefix cache, and
+    cached_tokens: int = 0  # found there
     generated_tokens: int = 0
     drafted_tokens: int = 0  # guessed by speculation, and
     accepted_tokens: int = 0  # of these, right

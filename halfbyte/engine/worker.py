@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +40,21 @@ def run(connection: Connection, settings: dict[str, Any]) -> None:
 
 def _serve(llm: LLM, connection: Connection, outbox: SimpleQueue[Any]) -> None:
     engine = llm.engine
+    outbox.put(Events([], replace(engine.stats)))
     while True:
+        told = True
         while not engine.has_work or connection.poll(0):
+            if not told and not engine.has_work and not connection.poll(0):
+                engine.count()  # what was aborted has given its blocks back, and there may be no step for a long time
+                outbox.put(Events([], replace(engine.stats)))
+                told = True
             message = connection.recv()
             if isinstance(message, Stop):
                 return
+            told = False
             _handle(llm, message, outbox)
         results = [(request, _portable(result)) for request, result in engine.step()]
-        if results:
-            outbox.put(Events(results, engine.stats))
+        outbox.put(Events(results, replace(engine.stats)))
 
 
 def _handle(llm: LLM, message: Any, outbox: SimpleQueue[Any]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_repository import write_repository
 
 from halfbyte import LLM, SamplingParams
+from halfbyte.engine.async_engine import AsyncEngine
 from halfbyte.errors import AdapterError
 from halfbyte.kernels.cpu.onnx_kernels import OnnxKernels
 from halfbyte.models import loader
@@ -160,3 +164,22 @@ def test_the_onnx_kernels_in_parts_take_adapters(home, monkeypatch):
     (expected,) = LLM(home / "all" / "merged").generate(PROMPT, GREEDY)
     found, wanted = (next(iter(o.outputs[0].logprobs[0].values())).logprob for o in (ours, expected))
     assert found == pytest.approx(wanted, abs=0.1)  # the head is in 8 bits there
+
+
+def test_adapters_are_there_again_after_a_crash(home, llm):
+    (expected,) = llm.generate(PROMPT, GREEDY, adapter="all")
+
+    async def crash():
+        async with AsyncEngine(str(home / "base"), enable_lora=True) as engine:
+            await engine.load_adapter("all", home / "all")
+            await engine.load_adapter("some", home / "some")
+            await engine.unload_adapter("some")
+            os.kill(engine.pid, signal.SIGKILL)
+            while not engine.restarts:
+                await asyncio.sleep(0.01)
+            early = await engine.complete(PROMPT, GREEDY, adapter="all")  # sent before the engine is back
+            with pytest.raises(AdapterError, match=r"loaded are: all$"):
+                await engine.complete(PROMPT, GREEDY, adapter="some")
+            return early
+
+    close(asyncio.run(crash()).outputs[0], expected.outputs[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -72,6 +73,53 @@ def test_steps_come_one_by_one_and_leaving_aborts(engine, runner):
     assert [d.finish_reason for d in seen] == [None] * 5
     assert engine.unfinished == 0
     assert runner.run(until_idle()) == 0
+
+
+def test_the_figures_are_right_also_when_nothing_is_left_to_do(engine, runner):
+    async def abort_all():
+        streams = [engine.generate("Hello", LONG) for _ in range(3)]
+        for stream in streams:
+            await anext(stream)
+        assert engine.stats.running == 3
+        assert engine.stats.blocks_used > 0
+        for stream in streams:
+            stream.close()
+        while engine.stats.blocks_used or engine.stats.running:  # pytest-timeout ends it
+            await asyncio.sleep(0.01)
+
+    runner.run(abort_all())
+
+
+def test_an_observer_sees_what_comes_when_it_comes(engine, runner):
+    class Recorder:
+        def __init__(self, read, params):
+            self.read, self.results, self.ended = read, [], 0
+
+        def took(self, result):
+            self.results.append(result)
+
+        def closed(self):
+            self.ended += 1
+
+    seen = []
+    engine.observe = lambda read, params: seen.append(Recorder(read, params)) or seen[-1]
+
+    async def ask():
+        begin = time.monotonic()
+        await engine.complete("Hello, hello, hello, hello", SamplingParams(max_tokens=3, ignore_eos=True))
+        aborted = engine.generate("Hello", LONG)
+        await anext(aborted)
+        aborted.close()
+        return begin
+
+    begin = runner.run(ask())
+    engine.observe = None
+    whole, aborted = seen
+    assert [bool(delta.finish_reason) for delta in whole.results] == [False, False, True]
+    assert [bool(delta.begun) for delta in whole.results] == [True, False, False]
+    assert begin < whole.results[0].begun.at < time.monotonic()
+    assert whole.results[0].begun.cached_tokens < len(whole.read.token_ids)
+    assert whole.ended == aborted.ended == 1
 
 
 def test_an_abandoned_stream_is_aborted(engine, runner):
