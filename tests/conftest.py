@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +13,6 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, which other packages do too
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from halfbyte.checkpoint.source import Source
 
 
@@ -42,6 +41,8 @@ def smollm2_awq(smollm2_source: Source, tmp_path_factory: pytest.TempPathFactory
     """The same model as a 4-bit AWQ repository, quantized once a session, on few samples: over a minute of one core."""
     from halfbyte.quantize import QuantizeOptions, quantize
 
+    if "HALFBYTE_TEST_AWQ" in os.environ:  # a repository of this model that is there already
+        return Path(os.environ["HALFBYTE_TEST_AWQ"])
     out = tmp_path_factory.mktemp("quantized") / "smollm2-awq"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # where cores are shared, two threads wait for each other

@@ -19,6 +19,7 @@ from halfbyte.cli.inspect import inspect_model
 from halfbyte.cli.plan import plan
 from halfbyte.cli.publish import publish
 from halfbyte.cli.quantize import quantize
+from halfbyte.cli.serve import serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,7 @@ add(app, "convert", convert)
 add(app, "publish", publish)
 add(app, "generate", generate)
 add(app, "chat", chat)
+add(app, "serve", serve)
 add(app, "plan", plan)
 add(app, "inspect", inspect_model)
 add(app, "compare", compare)

@@ -1,0 +1,158 @@
+"""The bodies of requests.
+
+Types are taken strictly: a number in quotes is refused, as OpenAI does. Fields that are not known are let be, since
+clients send many that only steer OpenAI's own service; those that would change an answer and cannot be honoured are
+refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+
+MOST_ANSWERS = 128  # OpenAI's bound for n
+MOST_LOGPROBS = 20
+MOST_STOPS = 64
+TokenId = Annotated[int, Field(ge=0)]
+Stops = str | Annotated[list[str], Field(max_length=MOST_STOPS)]
+PROMPT_FORMS = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}, "minItems": 1}, "minItems": 1},
+    ]
+}
+Prompts = Annotated[Any, WithJsonSchema(PROMPT_FORMS)]
+
+
+class Body(BaseModel):
+    """What all bodies have in common."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+    model: str | None = Field(None, description="One of /v1/models; without it, the first.")
+
+
+class StreamOptions(BaseModel):
+    """What a stream also tells."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    include_usage: bool = False
+    continuous_usage_stats: bool = False  # vLLM's: usage with every chunk
+
+
+class JsonSchema(BaseModel):
+    """A named schema."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    name: str = "answer"
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """What the answer's text must be."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and (self.json_schema is None or self.json_schema.schema_ is None):
+            raise ValueError("of type json_schema must hold json_schema.schema")
+        return self
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's name for a constraint; at most one."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+
+
+class SamplingBody(Body):
+    """How answers are sampled: OpenAI's parameters, then those that vLLM adds, under its names."""
+
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_p: float | None = Field(None, gt=0, le=1)
+    n: int | None = Field(None, ge=1, le=MOST_ANSWERS)
+    stop: Stops | None = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    logit_bias: dict[str, float] | None = None
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, gt=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0)
+    stop_token_ids: list[TokenId] | None = None
+    allowed_token_ids: list[TokenId] | None = None
+    bad_words: list[str] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    min_tokens: int = Field(0, ge=0)
+    skip_special_tokens: bool = True
+    truncate_prompt_tokens: int | None = Field(None, ge=1)
+    priority: int = Field(0, ge=-(2**31), lt=2**31, description="Lower is served first.")
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+
+    @model_validator(mode="after")
+    def _stream_options_need_stream(self) -> SamplingBody:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream to be true")
+        return self
+
+
+class CompletionBody(SamplingBody):
+    """POST /v1/completions."""
+
+    prompt: Prompts = Field(description="A text, texts, token ids, or lists of token ids.")
+    max_tokens: int | None = Field(None, ge=0)
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    best_of: int | None = Field(None, ge=1, le=MOST_ANSWERS)
+    add_special_tokens: bool = Field(True, description="Whether the tokenizer puts its first token before a text.")
+    suffix: str | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> CompletionBody:
+        if self.suffix:
+            raise ValueError("suffix is not supported: the models served here write on, they do not fill in")
+        if self.best_of is not None and self.best_of < (self.n or 1):
+            raise ValueError(f"best_of is {self.best_of}; it must be at least n, which is {self.n or 1}")
+        if self.best_of is not None and self.stream and self.best_of > (self.n or 1):
+            raise ValueError("best_of cannot be streamed: which answers are best is known at the end")
+        return self
+
+
+class Message(BaseModel):
+    """One message of a conversation; what else it holds is for the chat template."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None = None
+
+
+class ChatBody(SamplingBody):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    chat_template: str | None = Field(None, description="The name of an airoboros template, instead of the model's.")
+    chat_template_kwargs: dict[str, Any] | None = None

@@ -1,0 +1,28 @@
+"""Turns what was asked into tokens; long texts in a thread, so that other streams go on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from halfbyte.engine.prompt import ReadPrompt
+
+if TYPE_CHECKING:
+    from halfbyte.server.models import ServedModel
+
+LONG = 2000  # characters; about a millisecond
+
+
+async def read_text(model: ServedModel, text: str, *, add_special_tokens: bool = True) -> ReadPrompt:
+    """A text's tokens."""
+
+    def read() -> ReadPrompt:
+        return ReadPrompt(text, model.tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    return read() if len(text) < LONG else await asyncio.to_thread(read)
+
+
+async def read_chat(model: ServedModel, messages: list[dict[str, Any]], **variables: Any) -> ReadPrompt:
+    """A conversation as the chat template writes it. variables: for the template."""
+    text = model.tokenizer.render_chat(messages, **variables)
+    return await read_text(model, text, add_special_tokens=False)  # the template has written them
