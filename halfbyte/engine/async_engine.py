@@ -70,6 +70,11 @@ class AsyncEngine:
         return self._refusal is None and self._ready is not None and self._ready.done()
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the process has ended and will not be started again."""
+        return self._process is None and self._ready is not None
+
+    @property
     def unfinished(self) -> int:
         """Requests in the engine."""
         return len(self._streams)

@@ -6,10 +6,15 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
-from halfbyte.server import problems
+from halfbyte.server import admin, lifecycle, metrics, problems
 from halfbyte.server.auth import AskForKey, Keys
+from halfbyte.server.limits import LimitBodies, LimitConcurrency, LimitRate
+from halfbyte.server.logs import LogRequests
+from halfbyte.server.metrics import CountAnswers, Metrics
+from halfbyte.server.observed import Observers
 from halfbyte.server.openai import chat, completions, models_route
 
 if TYPE_CHECKING:
@@ -40,12 +45,33 @@ def create_app(settings: ServerSettings, models: Models) -> FastAPI:
     problems.install(app)
     for face in (models_route, completions, chat):
         app.include_router(face.router(models, settings))
-
-    @app.get("/health", response_class=Response, tags=["operation"])
-    async def health() -> Response:
-        """Whether the server lives."""
-        return Response()
-
-    # Middleware, innermost first. Pure ASGI each: starlette's BaseHTTPMiddleware would copy every token.
-    app.add_middleware(AskForKey, keys=Keys(settings.keys))
+    figures = Metrics(models)
+    models.watch(Observers(figures, log_prompts=settings.log_prompts))
+    for operation in (lifecycle.router(models), metrics.router(figures), admin.router(models, settings)):
+        app.include_router(operation)
+    add_middleware(app, settings, figures)
     return app
+
+
+def add_middleware(app: FastAPI, settings: ServerSettings, figures: Metrics) -> None:
+    """What every request goes through. Innermost first; each pure ASGI: BaseHTTPMiddleware would copy every token."""
+    app.add_middleware(
+        LimitBodies,
+        max_bytes=settings.max_body_bytes,
+        max_depth=settings.max_json_depth,
+        seconds=settings.body_seconds,
+    )
+    app.add_middleware(LimitConcurrency, most=settings.max_concurrent)
+    if settings.rate_limit is not None:
+        app.add_middleware(LimitRate, rate=settings.rate_limit)
+    app.add_middleware(AskForKey, keys=Keys(settings.keys), admin_keys=Keys(settings.admin_keys))
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    app.add_middleware(CountAnswers, metrics=figures)
+    app.add_middleware(LogRequests)

@@ -1,9 +1,11 @@
-"""The models that a server has, by the names that requests ask for."""
+"""The models and adapters that a server has, by the names that requests ask for; they come and go while it runs."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from halfbyte.engine.async_engine import AsyncEngine
@@ -11,7 +13,8 @@ from halfbyte.errors import ConfigError, HalfbyteError
 from halfbyte.server.problems import ServerProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     import torch
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from halfbyte.engine.prompt import Prompt, ReadPrompt
     from halfbyte.engine.request import Pooling
     from halfbyte.engine.sampling_params import SamplingParams
+    from halfbyte.server.observed import Observers
 
 
 class ModelNotFound(ServerProblem):
@@ -71,16 +75,90 @@ class ServedModel:
 class Models:
     """By name; the first is asked where a face has no name for one."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_engine: Callable[..., AsyncEngine] = AsyncEngine) -> None:
+        """make_engine: called as AsyncEngine would be."""
+        self._make_engine = make_engine
         self._models: dict[str, ServedModel] = {}
+        self._settings: dict[str, Any] = {}  # of the model that was added last
+        self._observers: Observers | None = None
+        self._stopping = False
+        self._changing = asyncio.Lock()  # one model or adapter at a time is loaded or unloaded
 
-    def add(self, name: str, source: str, *, max_requests: int = 256, **settings: Any) -> ServedModel:
-        """Serve a model, once `start` has loaded it. settings: LLM's."""
-        if not name or name in self._models:
-            raise ConfigError(f"the model name {name!r} is {'taken' if name else 'empty'}; choose another")
-        model = ServedModel(name, AsyncEngine(source, max_requests=max_requests, **settings), source)
+    def add(self, name: str, source: str, **settings: Any) -> ServedModel:
+        """Serve a model, once `start` has loaded it. settings: AsyncEngine's, and so LLM's."""
+        self._check_free(name)
+        self._settings = settings
+        model = self._make(name, source)
         self._models[name] = model
         return model
+
+    def add_adapter(self, name: str, folder: str | Path, of: str | None = None) -> ServedModel:
+        """Serve an adapter on one of the models (by default the first), once `start` has loaded it."""
+        self._check_free(name)
+        parent = self.get(of)
+        adapter = ServedModel(name, parent.engine, str(folder), adapter=name, parent=parent.name)
+        self._models[name] = adapter
+        return adapter
+
+    async def load(self, name: str, source: str) -> ServedModel:
+        """Serve another model, set up as the others are, from now on. Raises the HalfbyteError that prevents it."""
+        async with self._changing:
+            self._check_free(name)
+            model = self._make(name, source)
+            try:
+                await model.engine.start()
+            except BaseException:
+                await model.engine.stop()
+                raise
+            self._models[name] = model
+            return model
+
+    async def unload(self, name: str, seconds: float) -> None:
+        """Serve a model and its adapters no more, once its requests have ended, or after so many seconds."""
+        async with self._changing:
+            model = self.get(name)
+            if model.adapter is not None:
+                raise ServerProblem(400, f"{name!r} is an adapter, not a model", param="name")
+            for each in [other for other in self.all() if other.engine is model.engine]:
+                del self._models[each.name]
+            await model.engine.drain(seconds)
+            await model.engine.stop()
+
+    async def load_adapter(self, name: str, folder: str | Path, of: str | None = None) -> ServedModel:
+        """Serve an adapter from now on. Raises AdapterError if it cannot be read or does not fit the model."""
+        async with self._changing:
+            self._check_free(name)
+            parent = self.get(of)
+            await parent.engine.load_adapter(name, folder)
+            return self.add_adapter(name, folder, parent.name)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Serve an adapter no more; requests that have it end with it."""
+        async with self._changing:
+            adapter = self.get(name)
+            if adapter.adapter is None:
+                raise ServerProblem(400, f"{name!r} is a model, not an adapter", param="name")
+            del self._models[name]
+            await adapter.engine.unload_adapter(name)
+
+    def watch(self, observers: Observers) -> None:
+        """Have every request observed, also those of models to come."""
+        self._observers = observers
+        for model in self._models.values():
+            self._observe(model)
+
+    def _make(self, name: str, source: str) -> ServedModel:
+        model = ServedModel(name, self._make_engine(source, **self._settings), source)
+        self._observe(model)
+        return model
+
+    def _observe(self, model: ServedModel) -> None:
+        if self._observers is not None and model.adapter is None:
+            model.engine.observe = partial(self._observers.watch, model.name)
+
+    def _check_free(self, name: str) -> None:
+        if not name or name in self._models:
+            raise ConfigError(f"the model name {name!r} is {'taken' if name else 'empty'}; choose another")
 
     @property
     def names(self) -> list[str]:
@@ -109,16 +187,34 @@ class Models:
     @property
     def are_ready(self) -> bool:
         """Whether every engine takes requests."""
-        return bool(self._models) and all(model.engine.is_ready for model in self._models.values())
+        return not self._stopping and bool(self._models) and all(engine.is_ready for engine in self._engines())
+
+    @property
+    def are_lost(self) -> bool:
+        """Whether an engine has ended for good, though nobody stopped it."""
+        return not self._stopping and any(engine.is_lost for engine in self._engines())
+
+    @property
+    def unfinished(self) -> int:
+        """Requests in all engines."""
+        return sum(engine.unfinished for engine in self._engines())
 
     async def start(self) -> None:
         """Load them, one after the other. Raises what prevents it; none is left running then."""
         try:
             for engine in self._engines():
                 await engine.start()
+            for model in self.all():
+                if model.adapter is not None:
+                    await model.engine.load_adapter(model.adapter, model.source)
         except (HalfbyteError, OSError):
             await self.stop()
             raise
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more requests, and wait until all have ended; after so many seconds end them."""
+        self._stopping = True
+        await asyncio.gather(*(engine.drain(seconds) for engine in self._engines()))
 
     async def stop(self) -> None:
         """End the engines."""
