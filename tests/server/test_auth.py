@@ -86,7 +86,11 @@ def test_headers_that_are_no_key(values):
 
 
 def test_a_query_cookie_or_other_header_is_no_key():
-    for options in ({"params": {"api_key": "sk-bob"}}, {"headers": {"Cookie": "key=sk-bob"}}, {"auth": ("sk-bob", "sk-bob")}):
+    for options in (
+        {"params": {"api_key": "sk-bob"}},
+        {"headers": {"Cookie": "key=sk-bob"}},
+        {"auth": ("sk-bob", "sk-bob")},
+    ):
         assert ask(GUARDED, "GET", "/v1/models", **options).status_code == 401
 
 
