@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 StreamKind = Literal["bytes", "pieces", "pieces and bytes", "held"]
 
+ANCHOR = "a"  # put before pieces so that they are not decoded as the first of the text
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")  # as the ByteFallback decoder reads it, "+" and all
 _LOCAL_STEPS = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace", "WordPiece"}
@@ -82,14 +83,12 @@ class ByteLevelStream(StreamDecoder):
 class PieceStream(StreamDecoder):
     """For decoders that turn each piece into text by itself, such as SentencePiece's."""
 
-    _ANCHOR = "a"  # put before pieces so that they are not decoded as the first of the text
-
     def __init__(
         self, pieces: PieceReader, decode_pieces: Callable[[list[str]], str], *, byte_fallback: bool = False
     ) -> None:
         self._pieces = pieces
         self._decode_pieces = decode_pieces
-        self._anchor_length = len(decode_pieces([self._ANCHOR]))
+        self._anchor_length = len(decode_pieces([ANCHOR]))
         self._head: list[str] | None = []  # the pieces so far, until one of them has been more than nothing
         self._byte_fallback = byte_fallback
         self._run: list[str] = []  # byte pieces, valid so far
@@ -130,7 +129,7 @@ class PieceStream(StreamDecoder):
         return self._text(run) if run else ""
 
     def _text(self, pieces: list[str]) -> str:
-        later = self._decode_pieces([self._ANCHOR, *pieces])[self._anchor_length :]
+        later = self._decode_pieces([ANCHOR, *pieces])[self._anchor_length :]
         if self._head is None:
             return later
         self._head += pieces
@@ -181,6 +180,24 @@ def piece_bytes(piece: str) -> bytes:
         return bytes([alphabet[character] for character in piece])
     except KeyError:
         return piece.encode()
+
+
+def bytes_of_piece(backend: tokenizers.Tokenizer, token: int, kind: StreamKind) -> bytes:
+    """What a token adds to a text that has begun, specials included; b"" for one that the vocabulary lacks."""
+    piece = backend.id_to_token(token)
+    if piece is None:
+        return b""
+    if token in backend.get_added_tokens_decoder():
+        return piece.encode()
+    if kind == "bytes":
+        return piece_bytes(piece)
+    if kind == "pieces and bytes" and (match := _BYTE_PIECE.fullmatch(piece)):
+        return bytes([int(match[1], 16)])
+    if kind == "held" or backend.decoder is None:
+        text: str = backend.decode([token], skip_special_tokens=False)
+    else:
+        text = backend.decoder.decode([ANCHOR, piece])[len(backend.decoder.decode([ANCHOR])) :]
+    return text.encode()
 
 
 @cache

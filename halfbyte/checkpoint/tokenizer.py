@@ -16,6 +16,7 @@ from halfbyte.checkpoint.stream_decoder import (
     PieceReader,
     PieceStream,
     StreamDecoder,
+    bytes_of_piece,
     stream_kind,
 )
 from halfbyte.checkpoint.tokenizer_config import TokenizerConfig
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from halfbyte.checkpoint.source import Source
+    from halfbyte.checkpoint.stream_decoder import StreamKind
 
 __all__ = ["StreamDecoder", "Tokenizer"]
 
@@ -58,7 +60,8 @@ class Tokenizer:
         self.pad_token_id = self._special_id("pad_token")
         # BPE keeps its own spaces: cleaning would eat them, so transformers leaves it out there.
         self._cleans_up = config.clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
-        self._stream_kind = "held" if self._cleans_up else stream_kind(backend)
+        self._stream_kind: StreamKind = "held" if self._cleans_up else stream_kind(backend)
+        self._token_bytes: dict[int, bytes] = {}
 
     @classmethod
     def from_source(cls, source: Source) -> Tokenizer:
@@ -86,6 +89,13 @@ class Tokenizer:
         except OverflowError as error:
             raise TokenizerError(f"{next(int(i) for i in ids if not 0 <= i < 2**32)} is not a token id") from error
         return _clean_up(text) if self._cleans_up else text
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token adds to a text that has begun: perhaps half of a character. Special ones are written out."""
+        found = self._token_bytes.get(token)
+        if found is None:
+            found = self._token_bytes[token] = bytes_of_piece(self.backend, token, self._stream_kind)
+        return found
 
     def render_chat(
         self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True, **variables: Any

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from halfbyte.cli import sampling_options as options
-from halfbyte.cli.chat_template import ChatTemplate, read_chat_template
+from halfbyte.cli.chat_template import ChatTemplate, read_chat_template, stops_of
 from halfbyte.cli.choices import Compute
 
 
@@ -87,6 +87,7 @@ def serve(
             name,
             source,
             max_requests=max_requests,
+            stops=stops_of(chat_template),
             chat_template=template,
             max_model_len=max_model_len,
             kv_cache=kv_cache,

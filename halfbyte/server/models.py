@@ -45,6 +45,7 @@ class ServedModel:
     source: str  # what it was loaded from
     adapter: str | None = None
     parent: str | None = None  # an adapter's model
+    stops: tuple[str, ...] = ()  # end an answer to a chat: those of a template that the model was not trained on
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -84,11 +85,12 @@ class Models:
         self._stopping = False
         self._changing = asyncio.Lock()  # one model or adapter at a time is loaded or unloaded
 
-    def add(self, name: str, source: str, **settings: Any) -> ServedModel:
+    def add(self, name: str, source: str, *, stops: tuple[str, ...] = (), **settings: Any) -> ServedModel:
         """Serve a model, once `start` has loaded it. settings: AsyncEngine's, and so LLM's."""
         self._check_free(name)
         self._settings = settings
         model = self._make(name, source)
+        model.stops = stops
         self._models[name] = model
         return model
 

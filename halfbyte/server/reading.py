@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from halfbyte.engine.prompt import ReadPrompt
 
@@ -22,7 +22,8 @@ async def read_text(model: ServedModel, text: str, *, add_special_tokens: bool =
     return read() if len(text) < LONG else await asyncio.to_thread(read)
 
 
-async def read_chat(model: ServedModel, messages: list[dict[str, Any]], **variables: Any) -> ReadPrompt:
-    """A conversation as the chat template writes it. variables: for the template."""
-    text = model.tokenizer.render_chat(messages, **variables)
-    return await read_text(model, text, add_special_tokens=False)  # the template has written them
+def cut(prompt: ReadPrompt, most: int | None) -> ReadPrompt:
+    """The prompt's last tokens, if it may not have more."""
+    if most is None or len(prompt.token_ids) <= most:
+        return prompt
+    return ReadPrompt(None, prompt.token_ids[-most:])

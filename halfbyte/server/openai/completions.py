@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from contextlib import aclosing
@@ -16,17 +17,18 @@ from halfbyte.server.disconnect import while_connected
 from halfbyte.server.generation import complete_all, stream_all
 from halfbyte.server.openai.chunks import ChunkWriter
 from halfbyte.server.openai.failure import failed_stream
+from halfbyte.server.openai.logprobs import CompletionLogprobs
 from halfbyte.server.openai.protocol import CompletionBody
 from halfbyte.server.openai.sampling import answers, sampling_params
 from halfbyte.server.openai.usage import Usage
 from halfbyte.server.problems import ServerProblem
-from halfbyte.server.reading import read_text
+from halfbyte.server.reading import cut, read_text
 from halfbyte.server.sse import DONE, event_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from halfbyte.engine.outputs import RequestOutput
+    from halfbyte.engine.outputs import CompletionOutput, Delta, LogprobsOfStep, RequestOutput
     from halfbyte.engine.sampling_params import SamplingParams
     from halfbyte.server.models import Models, ServedModel
     from halfbyte.server.settings import ServerSettings
@@ -56,6 +58,7 @@ class _Asked:
         self.body, self.model, self.prompts = body, model, prompts
         self.drawn, self.copies = answers(body)
         self.params = _params(body, self.drawn)
+        self.skips_answer = body.max_tokens == 0  # the engine makes at least one token; it is not shown then
         self.id, self.created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
 
     @classmethod
@@ -67,7 +70,7 @@ class _Asked:
                 read = await read_text(model, prompt, add_special_tokens=body.add_special_tokens)
             else:
                 read = ReadPrompt(None, prompt)
-            prompts.append(read)
+            prompts.append(cut(read, body.truncate_prompt_tokens))
         return cls(body, model, prompts)
 
     async def complete(self) -> dict[str, Any]:
@@ -76,39 +79,96 @@ class _Asked:
         choices = [choice for output in outputs for choice in self._choices(output)]
         for index, choice in enumerate(choices):
             choice["index"] = index
-        usage = Usage(
-            sum(len(output.prompt_token_ids) for output in outputs),
-            sum(len(answer.token_ids) for output in outputs for answer in output.outputs),
-        )
+        usage = Usage(sum(len(output.prompt_token_ids) for output in outputs))
+        if not self.skips_answer:
+            usage.completion_tokens = sum(len(a.token_ids) for output in outputs for a in output.outputs)
         about = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model.name}
         return {**about, "choices": choices, "usage": usage.as_dict()}
 
     def _choices(self, output: RequestOutput) -> list[dict[str, Any]]:
-        return [
-            {"index": 0, "text": answer.text, "logprobs": None, "finish_reason": answer.finish_reason}
-            for answer in output.outputs
-            for _ in range(self.copies)
-        ]
+        choices = []
+        for answer in output.outputs:
+            choice = {"index": 0, "text": answer.text, "finish_reason": answer.finish_reason}
+            choice["logprobs"] = self._logprobs(output, answer)
+            if self.skips_answer:
+                choice |= {"text": self._echoed(output.prompt_token_ids), "finish_reason": "length"}
+            choices += [choice.copy() for _ in range(self.copies)]
+        return choices
+
+    def _logprobs(self, output: RequestOutput, answer: CompletionOutput) -> dict[str, Any] | None:
+        if self.body.logprobs is None:
+            return None
+        found = self._begin_logprobs(output.prompt_token_ids, output.prompt_logprobs)
+        if not self.skips_answer:
+            for token, step in zip(answer.token_ids, answer.logprobs or (), strict=True):
+                found.add(token, step)
+        return found.take()
+
+    def _begin_logprobs(self, prompt: list[int], steps: list[LogprobsOfStep | None] | None) -> CompletionLogprobs:
+        """Of an answer, with those of the prompt that it echoes."""
+        found = CompletionLogprobs(self.model.tokenizer, skip_special_tokens=self.body.skip_special_tokens)
+        if steps is not None:
+            found.add_prompt(prompt, steps)
+        return found
+
+    def _echoed(self, prompt: list[int]) -> str:
+        if not self.body.echo:
+            return ""
+        return self.model.tokenizer.decode(prompt, skip_special_tokens=self.body.skip_special_tokens)
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """The stream."""
-        usage, options = Usage(sum(len(p.token_ids) for p in self.prompts)), self.body.stream_options
+        usage, options = Usage(sum(len(prompt.token_ids) for prompt in self.prompts)), self.body.stream_options
         told = usage if options and options.include_usage else None
-        write = ChunkWriter("text_completion", self.id, self.model.name, self.created, told)
+        always = bool(options and options.continuous_usage_stats)
+        write = ChunkWriter("text_completion", self.id, self.model.name, self.created, told, always=always)
         each = self.drawn * self.copies
+        logprobs = _StreamedLogprobs(self) if self.body.logprobs is not None else None
         async with aclosing(stream_all(self.model, self.prompts, self.params, self.body.priority)) as steps:
             async for number, delta in steps:
-                usage.completion_tokens += 1
-                if delta.text or delta.finish_reason:
+                text, finish = delta.text, delta.finish_reason
+                if self.skips_answer:
+                    text, finish = self._echoed(self.prompts[number].token_ids), "length"
+                else:
+                    usage.completion_tokens += 1
+                found = "null" if logprobs is None else logprobs.of(number, delta)
+                if text or finish or logprobs is not None:
                     first = number * each + delta.index
                     for index in range(first, first + self.copies):
-                        yield write.text(index, delta.text, delta.finish_reason)
+                        yield write.text(index, text, finish, found)
         yield write.usage() + DONE
 
 
+class _StreamedLogprobs:
+    """Those of each chunk of a stream, as JSON."""
+
+    def __init__(self, asked: _Asked) -> None:
+        self._asked = asked
+        self._prompts: dict[int, list[LogprobsOfStep | None]] = {}
+        self._answers: dict[tuple[int, int], CompletionLogprobs] = {}
+
+    def of(self, number: int, delta: Delta) -> str:
+        """Of a step of an answer to the prompt of that number."""
+        if delta.prompt_logprobs is not None:
+            self._prompts[number] = delta.prompt_logprobs
+        answer = self._answers.get((number, delta.index))
+        if answer is None:
+            prompt = self._asked.prompts[number].token_ids
+            answer = self._asked._begin_logprobs(prompt, self._prompts.get(number))
+            self._answers[number, delta.index] = answer
+        if not self._asked.skips_answer:
+            answer.add(delta.token_id, delta.logprobs)
+        return json.dumps(answer.take())
+
+
 def _params(body: CompletionBody, drawn: int) -> SamplingParams:
-    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    return sampling_params(body, max_tokens=max_tokens, n=drawn, best_of=body.best_of, echo=bool(body.echo))
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
+    more: dict[str, Any] = {"max_tokens": max_tokens, "n": drawn, "echo": bool(body.echo), "logprobs": body.logprobs}
+    if body.best_of is not None and drawn > 1:
+        more["best_of"] = body.best_of
+    if body.echo and body.logprobs is not None:
+        more["prompt_logprobs"] = body.logprobs
+    return sampling_params(body, **more)
 
 
 def _prompts(value: Any, most: int) -> list[str | list[int]]:

@@ -146,6 +146,39 @@ class Message(BaseModel):
     content: str | list[dict[str, Any]] | None = None
 
 
+class FunctionDefinition(BaseModel):
+    """A function that may be called."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+    name: str = Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(BaseModel):
+    """Only functions; OpenAI's other tools run on its own service."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedFunction(BaseModel):
+    """A function's name."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    name: str
+
+
+class NamedChoice(BaseModel):
+    """The function that must be called."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    type: Literal["function"]
+    function: NamedFunction
+
+
 class ChatBody(SamplingBody):
     """POST /v1/chat/completions."""
 
@@ -154,5 +187,29 @@ class ChatBody(SamplingBody):
     max_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Any = Field(None, description="Refused: tools has taken its place.")
+    function_call: Any = Field(None, description="Refused: tool_choice has taken its place.")
+    modalities: list[str] | None = None
     chat_template: str | None = Field(None, description="The name of an airoboros template, instead of the model's.")
     chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool = True
+
+    @model_validator(mode="after")
+    def _together(self) -> ChatBody:
+        if self.functions is not None or self.function_call is not None:
+            raise ValueError("functions and function_call are OpenAI's old form; use tools and tool_choice")
+        if self.modalities not in (None, ["text"]):
+            raise ValueError('modalities must be ["text"]; the models served here write text')
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise ValueError("tool_choice is only allowed with tools")
+        return self
+
+    @property
+    def speaks_of_calls(self) -> bool:
+        """Whether there are tools, or calls in the messages."""
+        return bool(self.tools) or any(m.role == "tool" or "tool_calls" in (m.model_extra or {}) for m in self.messages)

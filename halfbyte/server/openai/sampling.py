@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 SAME_NAMES = (
     "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
-    "frequency_penalty", "seed", "stop", "stop_token_ids", "allowed_token_ids", "bad_words", "truncate_prompt_tokens",
+    "frequency_penalty", "seed", "stop", "stop_token_ids", "allowed_token_ids", "bad_words",
 )  # fmt: skip
 FLAGS = ("include_stop_str_in_output", "ignore_eos", "min_tokens", "skip_special_tokens")
 ANY_OBJECT = {"type": "object"}
