@@ -29,7 +29,7 @@ def test_models_are_listed_and_retrieved(client, server):
 
 def test_a_chat_is_answered(client):
     answer = client.chat.completions.create(model=MODEL, messages=FRANCE, temperature=0, max_tokens=20)
-    assert answer.choices[0].message.content == "The capital of France is Paris."
+    assert answer.choices[0].message.content.startswith("The capital of France is Paris")
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
