@@ -16,6 +16,7 @@ from halfbyte.server.logs import LogRequests
 from halfbyte.server.metrics import CountAnswers, Metrics
 from halfbyte.server.observed import Observers
 from halfbyte.server.openai import chat, completions, models_route
+from halfbyte.server.page import route as page
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,7 +44,7 @@ def create_app(settings: ServerSettings, models: Models) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for face in (models_route, completions, chat):
+    for face in (models_route, completions, chat, page):
         app.include_router(face.router(models, settings))
     figures = Metrics(models)
     models.watch(Observers(figures, log_prompts=settings.log_prompts))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from halfbyte.errors import ConfigError
 from halfbyte.server.asgi import get_headers
+from halfbyte.server.page.route import is_visit, page_response
 from halfbyte.server.problems import ServerProblem, send_problem
 
 if TYPE_CHECKING:
@@ -113,6 +114,9 @@ class AskForKey:
         try:
             self._admit(scope)
         except ServerProblem as problem:
+            if is_visit(scope):  # a browser cannot send a key with a visit: the page asks for it
+                await page_response(401)(scope, receive, send)
+                return
             await send_problem(problem, scope, receive, send)
             return
         await self.app(scope, receive, send)
