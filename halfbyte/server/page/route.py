@@ -36,7 +36,7 @@ def router(models: Models, settings: ServerSettings) -> APIRouter:
 
 
 def page_response(status: int) -> Response:
-    """The page. With 401 to a browser without a key: a visit to an address cannot send one, and the page asks for it."""
+    """The page. With 401 to a browser without a key: a visit cannot send one, and the page asks for it."""
     made = document()
     return HTMLResponse(made.html, status, made.headers)
 
