@@ -115,7 +115,17 @@ def free_port() -> int:
 async def main(args: argparse.Namespace) -> None:
     from halfbyte.engine.async_engine import AsyncEngine
 
-    ours = [sys.executable, "-m", "halfbyte", "serve", args.repository, "--max-model-len", "1024", "--kv-cache", "512MiB"]
+    ours = [
+        sys.executable,
+        "-m",
+        "halfbyte",
+        "serve",
+        args.repository,
+        "--max-model-len",
+        "1024",
+        "--kv-cache",
+        "512MiB",
+    ]
     ours += ["--served-model-name", "m"]
     theirs = [args.llama_cpp_python or "", "-m", "llama_cpp.server", "--model", args.gguf or "", "--n_ctx", "1024"]
     figures: dict[str, list[tuple[float, float]]] = {}
