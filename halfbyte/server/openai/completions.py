@@ -11,24 +11,23 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from halfbyte.engine.prompt import ReadPrompt
 from halfbyte.server.body import StrictRoute
 from halfbyte.server.disconnect import while_connected
 from halfbyte.server.generation import complete_all, stream_all
 from halfbyte.server.openai.chunks import ChunkWriter
 from halfbyte.server.openai.failure import failed_stream
 from halfbyte.server.openai.logprobs import CompletionLogprobs
+from halfbyte.server.openai.prompts import read_prompts
 from halfbyte.server.openai.protocol import CompletionBody
 from halfbyte.server.openai.sampling import answers, sampling_params
 from halfbyte.server.openai.usage import Usage
-from halfbyte.server.problems import ServerProblem
-from halfbyte.server.reading import cut, read_text
 from halfbyte.server.sse import DONE, event_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from halfbyte.engine.outputs import CompletionOutput, Delta, LogprobsOfStep, RequestOutput
+    from halfbyte.engine.prompt import ReadPrompt
     from halfbyte.engine.sampling_params import SamplingParams
     from halfbyte.server.models import Models, ServedModel
     from halfbyte.server.settings import ServerSettings
@@ -64,13 +63,10 @@ class _Asked:
     @classmethod
     async def of(cls, body: CompletionBody, model: ServedModel, most: int) -> _Asked:
         """Read the prompts' tokens."""
-        prompts = []
-        for prompt in _prompts(body.prompt, most):
-            if isinstance(prompt, str):
-                read = await read_text(model, prompt, add_special_tokens=body.add_special_tokens)
-            else:
-                read = ReadPrompt(None, prompt)
-            prompts.append(cut(read, body.truncate_prompt_tokens))
+        prompts = await read_prompts(
+            body.prompt, model, "prompt", most,
+            keep=body.truncate_prompt_tokens, add_special_tokens=body.add_special_tokens,
+        )  # fmt: skip
         return cls(body, model, prompts)
 
     async def complete(self) -> dict[str, Any]:
@@ -169,23 +165,3 @@ def _params(body: CompletionBody, drawn: int) -> SamplingParams:
     if body.echo and body.logprobs is not None:
         more["prompt_logprobs"] = body.logprobs
     return sampling_params(body, **more)
-
-
-def _prompts(value: Any, most: int) -> list[str | list[int]]:
-    """The forms that `prompt` may have, as a list."""
-    forms = "prompt must be a text, a list of texts, a list of token ids, or a list of such lists; none empty"
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list) or not value:
-        raise ServerProblem(400, forms, param="prompt")
-    if _are_ids(value):
-        return [value]
-    if not all(isinstance(prompt, str) for prompt in value) and not all(_are_ids(prompt) for prompt in value):
-        raise ServerProblem(400, forms, param="prompt")
-    if len(value) > most:
-        raise ServerProblem(400, f"{len(value)} prompts in one request; at most {most} are taken", param="prompt")
-    return value
-
-
-def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(i) is int for i in value)

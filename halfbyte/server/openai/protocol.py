@@ -9,22 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from halfbyte.server.openai.prompts import Prompts
 
 MOST_ANSWERS = 128  # OpenAI's bound for n
 MOST_LOGPROBS = 20
 MOST_STOPS = 64
 TokenId = Annotated[int, Field(ge=0)]
 Stops = str | Annotated[list[str], Field(max_length=MOST_STOPS)]
-PROMPT_FORMS = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1},
-        {"type": "array", "items": {"type": "integer"}, "minItems": 1},
-        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}, "minItems": 1}, "minItems": 1},
-    ]
-}
-Prompts = Annotated[Any, WithJsonSchema(PROMPT_FORMS)]
 
 
 class Body(BaseModel):
