@@ -15,7 +15,7 @@ from halfbyte.server.limits import LimitBodies, LimitConcurrency, LimitRate
 from halfbyte.server.logs import LogRequests
 from halfbyte.server.metrics import CountAnswers, Metrics
 from halfbyte.server.observed import Observers
-from halfbyte.server.openai import chat, completions, embeddings, models_route
+from halfbyte.server.openai import chat, completions, embeddings, models_route, responses
 from halfbyte.server.page import route as page
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def create_app(settings: ServerSettings, models: Models) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for face in (models_route, completions, chat, embeddings, page):
+    for face in (models_route, completions, chat, responses, embeddings, page):
         app.include_router(face.router(models, settings))
     figures = Metrics(models)
     models.watch(Observers(figures, log_prompts=settings.log_prompts))

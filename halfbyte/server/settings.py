@@ -43,6 +43,7 @@ class ServerSettings:
     log_prompts: bool = False  # prompts, and what exceptions say, go to the log too
     otlp_endpoint: str | None = None  # where traces are sent to
     max_batch_prompts: int = 1024  # of one request
+    max_stored_responses: int = 1000  # of /v1/responses; the oldest goes
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -18,17 +18,15 @@ from halfbyte.server.openai.conversation import read_conversation
 from halfbyte.server.openai.failure import failed_stream
 from halfbyte.server.openai.logprobs import chat_logprobs, chat_logprobs_json
 from halfbyte.server.openai.protocol import ChatBody, NamedChoice
-from halfbyte.server.openai.sampling import answers, constraint, sampling_params
+from halfbyte.server.openai.sampling import answers, chat_params
 from halfbyte.server.openai.tool_calls import CallReader, delta_of, read_message
 from halfbyte.server.openai.usage import Usage
-from halfbyte.server.problems import ServerProblem
 from halfbyte.server.sse import DONE, event_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from halfbyte.engine.outputs import CompletionOutput, Delta
-    from halfbyte.engine.sampling_params import SamplingParams
     from halfbyte.server.models import Models, ServedModel
     from halfbyte.server.openai.conversation import Conversation
     from halfbyte.server.settings import ServerSettings
@@ -59,7 +57,7 @@ class _Asked:
         self.body, self.model, self.prompt, self.form = body, model, conversation.prompt, conversation.form
         self.drawn, self.copies = answers(body)
         self.top = body.top_logprobs or 0
-        self.params = _params(body, conversation, self.drawn)
+        self.params = chat_params(body, conversation, self.drawn)
         self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
 
     async def complete(self) -> dict[str, Any]:
@@ -129,18 +127,3 @@ class _Asked:
 
     def _logprobs(self, delta: Delta) -> str:
         return chat_logprobs_json(self.model.tokenizer, delta.token_id, delta.logprobs, self.top)
-
-
-def _params(body: ChatBody, conversation: Conversation, drawn: int) -> SamplingParams:
-    most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    more: dict[str, Any] = {
-        "max_tokens": most,
-        "n": drawn,
-        "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
-    }
-    if conversation.grammar is not None:
-        if constraint(body):
-            message = "response_format cannot be combined with tools: give it with tool_choice none"
-            raise ServerProblem(400, message, param="response_format")
-        more["grammar"] = conversation.grammar
-    return sampling_params(body, stops=conversation.stops, **more)

@@ -8,7 +8,8 @@ from halfbyte.engine.sampling_params import SamplingParams
 from halfbyte.server.problems import ServerProblem
 
 if TYPE_CHECKING:
-    from halfbyte.server.openai.protocol import SamplingBody
+    from halfbyte.server.openai.conversation import Conversation
+    from halfbyte.server.openai.protocol import ChatBody, SamplingBody
 
 SAME_NAMES = (
     "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
@@ -31,6 +32,19 @@ def sampling_params(body: SamplingBody, *, stops: tuple[str, ...] = (), **others
     if body.logit_bias:
         given["logit_bias"] = _bias(body.logit_bias)
     return SamplingParams(**given | constraint(body) | others)
+
+
+def chat_params(body: ChatBody, conversation: Conversation, drawn: int = 1) -> SamplingParams:
+    """Those of a chat. Raises ServerProblem if its answer would have to keep to two things."""
+    most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    more: dict[str, Any] = {"max_tokens": most, "n": drawn, "logprobs": logprobs}
+    if conversation.grammar is not None:
+        if constraint(body):
+            message = "response_format cannot be combined with tools: give it with tool_choice none"
+            raise ServerProblem(400, message, param="response_format")
+        more["grammar"] = conversation.grammar
+    return sampling_params(body, stops=conversation.stops, **more)
 
 
 def answers(body: SamplingBody) -> tuple[int, int]:
