@@ -80,6 +80,10 @@ class GenerationError(HalfbyteError):
     """The network gave something that no token can be chosen from (logits that are not finite)."""
 
 
+class KernelError(HalfbyteError):
+    """A kernel cannot be compiled or launched on this machine."""
+
+
 class IntegrationError(HalfbyteError, ImportError):
     """Another program that halfbyte plugs into is absent, or not of a version that it knows."""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halfbyte.checkpoint.folder import FolderSource
+from halfbyte.checkpoint.cache import cache_folder
 from halfbyte.checkpoint.gguf_source import GGUFSource
 from halfbyte.checkpoint.receipt import Receipt, hash_file, stamp_of
 from halfbyte.checkpoint.unpack import unpack_model
@@ -58,12 +59,6 @@ def open_wheel(spec: str, cache: Path | None = None) -> Source:
     receipt.check_files(place)
     model = place / "model" / receipt.model
     return GGUFSource(model, spec) if model.suffix == ".gguf" else FolderSource(model, spec)
-
-
-def cache_folder() -> Path:
-    """Where fetched models are kept: $HALFBYTE_CACHE, or ~/.cache/halfbyte."""
-    named = os.environ.get("HALFBYTE_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "halfbyte"
 
 
 def _check_expected(receipt: Receipt, place: Path, known: tuple[str, str] | None, pinned: str | None) -> None:

@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 
 from halfbyte.errors import ConfigError
+from halfbyte.kernels.cache import kernel_folder
 
 log = logging.getLogger(__name__)
 SOURCES = Path(__file__).parent / "native"
@@ -70,10 +71,10 @@ def machine_flags() -> set[str]:
 def library_path(name: str) -> Path | None:
     """The library for that instruction set, built if it is not there yet; None if that cannot be done."""
     file = f"halfbyte-{name}-{source_hash(name)}.so"
-    for folder in (SOURCES, cache_folder()):
+    for folder in (SOURCES, kernel_folder()):
         if (folder / file).exists():
             return folder / file
-    return compile_to(cache_folder() / file, name)
+    return compile_to(kernel_folder() / file, name)
 
 
 def compile_to(path: Path, name: str) -> Path | None:
@@ -113,12 +114,6 @@ def source_hash(name: str) -> str:
     for file in sorted(SOURCES.glob("*.[ch]")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def cache_folder() -> Path:
-    """Where built kernels are kept: $HALFBYTE_CACHE/kernels, or ~/.cache/halfbyte/kernels."""
-    named = os.environ.get("HALFBYTE_CACHE")
-    return (Path(named).expanduser() if named else Path.home() / ".cache" / "halfbyte") / "kernels"
 
 
 if __name__ == "__main__":

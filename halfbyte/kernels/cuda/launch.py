@@ -1,0 +1,87 @@
+"""Loading and launching machine code through the CUDA driver, on PyTorch's context and stream."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref, c_char_p, c_float, c_int, c_uint, c_void_p
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from halfbyte.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # CU_FUNC_ATTRIBUTE_…
+PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_…
+
+
+class _Attribute(ctypes.Structure):
+    _fields_ = [("id", c_int), ("pad", c_int), ("value", c_int), ("rest", ctypes.c_char * 60)]  # noqa: RUF012
+
+
+class _Config(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012  ctypes wants it so
+        ("grid", c_uint * 3), ("block", c_uint * 3), ("shared", c_uint), ("stream", c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)), ("count", c_uint),
+    ]  # fmt: skip
+
+
+class CudaKernel:
+    """A kernel of a cubin. Launch it only on the device that was current when it was loaded."""
+
+    def __init__(self, cubin: bytes, name: str, max_shared: int) -> None:
+        """max_shared: the most bytes of dynamic shared memory that a launch will ask for."""
+        driver = _driver()
+        torch.cuda.current_stream()  # makes PyTorch's context current
+        module, function = c_void_p(), c_void_p()
+        _check(driver.cuModuleLoadData(byref(module), cubin))
+        _check(driver.cuModuleGetFunction(byref(function), module, name.encode()))
+        _check(driver.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED_SIZE_BYTES, max_shared))
+        self._module, self._function, self._cubin = module, function, cubin
+        early = _Attribute(PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1)
+        self._early = (_Attribute * 1)(early)
+
+    def __call__(
+        self,
+        grid: int,
+        threads: int,
+        shared: int,
+        arguments: Sequence[torch.Tensor | int | float | None],
+        *,
+        early: bool = False,
+    ) -> None:
+        """Launch. Tensors go as pointers, None as a null pointer, int and float as 32 bits.
+
+        early: the kernel may begin while the one before it runs, and waits for it by itself.
+        """
+        values = [_argument(a) for a in arguments]
+        pointers = (c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
+        stream = torch.cuda.current_stream().cuda_stream
+        config = _Config((grid, 1, 1), (threads, 1, 1), shared, stream, self._early, 1 if early else 0)
+        _check(_driver().cuLaunchKernelEx(byref(config), self._function, pointers, None))
+
+
+def _argument(a: torch.Tensor | int | float | None) -> ctypes._SimpleCData:  # type: ignore[type-arg]
+    if a is None:
+        return c_void_p(0)
+    if isinstance(a, torch.Tensor):
+        return c_void_p(a.data_ptr())
+    return c_int(a) if isinstance(a, int) else c_float(a)
+
+
+def _check(result: int) -> None:
+    if result:
+        text = c_char_p()
+        _driver().cuGetErrorString(result, byref(text))
+        raise KernelError(f"the CUDA driver failed: {(text.value or b'unknown').decode()}")
+
+
+@cache
+def _driver() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise KernelError(f"the CUDA driver cannot be loaded: {error}") from error

@@ -1,0 +1,1 @@
+"""What a CUDA machine computes with: Triton kernels, and CUDA C++ where it is faster."""
