@@ -51,6 +51,7 @@ class LLM:
         seed: int = 0,
         max_model_len: int | None = None,
         compute: Compute = "auto",
+        device: str = "auto",
         chat_template: str | None = None,
         kv_cache: str | float | None = None,
         max_num_seqs: int = 64,
@@ -63,8 +64,8 @@ class LLM:
 
         model: any source (see `open_source`). quantization: "awq" or "compressed-tensors" insists on such a repository,
         None takes what is there. tokenizer: another source's, or one at hand. seed: what requests without a seed of
-        their own draw theirs from. max_model_len: most tokens of prompt and answer together. compute: see
-        `load_network`. chat_template: instead of the repository's own; Jinja, or a name in
+        their own draw theirs from. max_model_len: most tokens of prompt and answer together. compute,
+        device: see `load_network`. chat_template: instead of the repository's own; Jinja, or a name in
         halfbyte.prompts.templates.TEMPLATES. The rest: see EngineOptions.
         """
         options = EngineOptions(
@@ -81,7 +82,7 @@ class LLM:
         context = choose_context(checkpoint.config, max_model_len)
         tokenizer = load_tokenizer(source, tokenizer, chat_template)
         self.tokenizer = tokenizer
-        self.network: Network = load_network(checkpoint, compute, adaptable=enable_lora)
+        self.network: Network = load_network(checkpoint, compute, adaptable=enable_lora, device=device)
         self.engine = Engine(self.network, tokenizer, context, options)
         self._local = LocalEngine(self.engine)
         self._seeds = random.Random(seed)

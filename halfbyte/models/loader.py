@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from halfbyte.checkpoint.int4 import Int4Weight, IntWeight, concat_rows, kernel_form
+from halfbyte.errors import ConfigError
 from halfbyte.kernels.interface import AfterAttention, Kernels, LinearWeight
 from halfbyte.kernels.reference import ReferenceKernels
 from halfbyte.models.network import Block, Network
@@ -22,19 +23,23 @@ log = logging.getLogger(__name__)
 Compute = Literal["auto", "float32"]
 
 
-def load_network(checkpoint: Checkpoint, compute: Compute = "auto", *, adaptable: bool = False) -> Network:
+def load_network(
+    checkpoint: Checkpoint, compute: Compute = "auto", *, adaptable: bool = False, device: str = "auto"
+) -> Network:
     """Build the network. compute="float32" makes 4-bit weights float and rounds no activation (exact, slower).
 
-    adaptable: passes can be given adapters.
+    adaptable: passes can be given adapters. device: "cpu", "cuda", or "auto" for a GPU if there is one; computing in
+    float32 is done on the CPU. Raises ConfigError for another device, or one that is not there.
     """
     checkpoint = checkpoint.for_running()
-    kernels = pick_kernels(checkpoint, compute, adaptable=adaptable)
+    place = pick_device(device, compute)
+    kernels = pick_kernels(checkpoint, compute, place, adaptable=adaptable)
     embedding = checkpoint.tensor("model.embed_tokens.weight")
     tied = checkpoint.config.tie_word_embeddings
     made_float: list[str] = []
     network = Network(
         checkpoint.config,
-        embedding,
+        embedding.to(place),
         read_blocks(checkpoint, takes_order=getattr(kernels, "takes_order", False), made_float=made_float),
         checkpoint.tensor("model.norm.weight"),
         embedding if tied else checkpoint.tensor("lm_head.weight"),
@@ -48,8 +53,24 @@ def load_network(checkpoint: Checkpoint, compute: Compute = "auto", *, adaptable
     return network
 
 
-def pick_kernels(checkpoint: Checkpoint, compute: Compute, *, adaptable: bool = False) -> Kernels:
-    """Int4 kernels for a quantized checkpoint, the float32 reference for any other, or when asked for."""
+def pick_device(wanted: str, compute: Compute) -> torch.device:
+    """See load_network."""
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f'device is {wanted!r}; it must be "auto", "cpu" or "cuda"')
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise ConfigError('device is "cuda", and PyTorch finds no GPU here; use device="cpu" or install its CUDA build')
+    if wanted == "cuda" and compute == "float32":
+        raise ConfigError('compute="float32" is done on the CPU; leave device out, or compute')
+    return torch.device("cuda" if there and wanted != "cpu" and compute != "float32" else "cpu")
+
+
+def pick_kernels(checkpoint: Checkpoint, compute: Compute, device: torch.device, *, adaptable: bool = False) -> Kernels:
+    """On a GPU its own. Else int4 kernels for a quantized checkpoint, the float32 reference for any other."""
+    if device.type == "cuda":
+        from halfbyte.kernels.gpu.gpu_kernels import GpuKernels  # noqa: PLC0415  triton comes with CUDA
+
+        return GpuKernels(device)
     if compute == "float32" or not checkpoint.has_int4:
         return ReferenceKernels()
     from halfbyte.kernels.cpu.pick import cpu_kernels  # noqa: PLC0415  it may have to compile

@@ -32,7 +32,7 @@ class Rope:
         if self.rope.rope_type == "dynamic":
             inv_freq = self._dynamic(positions.max() + 1 if lengths is None else lengths)
         else:
-            inv_freq = self.inv_freq.to(positions.device)
+            inv_freq = self.inv_freq = self.inv_freq.to(positions.device)  # moved once
         angles = (positions[:, None].float() * inv_freq)[:, None]
         cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)

@@ -1,0 +1,108 @@
+"""A whole pass on a GPU. Passes in which every sequence has one new token are recorded once and played back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from halfbyte.kernels.interface import PagedBatch, PagedCaches
+from halfbyte.kernels.triton.paged_attention import PIECE, paged_attention, pieces_of
+from halfbyte.kernels.triton.rope_store import rope_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from halfbyte.kernels.gpu.gpu_span import GpuSpan
+    from halfbyte.kernels.interface import PassShape
+
+SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)  # sequences of a recorded pass
+
+
+class GpuPass:
+    """See interface.PassKernel."""
+
+    def __init__(self, shape: PassShape, spans: Sequence[GpuSpan], device: torch.device) -> None:
+        self.shape, self.spans, self.device = shape, list(spans), device
+        self.norms = [n and tuple(x.float().to(device) for x in n) for n in shape.qk_norms]
+        self.recorded: dict[tuple[int, int], _Recorded] = {}
+        self.pool: tuple[int, int] | None = None  # memory that recordings share: one is played at a time
+        self.caches: object = None
+
+    def __call__(
+        self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches
+    ) -> torch.Tensor | None:
+        """See interface.PassKernel."""
+        T = embedded.shape[0]
+        if past.batch.max_query > 1 or T > SIZES[-1]:
+            return self.run(embedded.float(), cos, sin, past, pieces_of(past.batch))
+        if self.caches is not past.caches:  # other memory
+            self.caches, self.recorded = past.caches, {}
+        key = next(size for size in SIZES if size >= T), pieces_of(past.batch)
+        if key not in self.recorded:
+            self.recorded[key] = _Recorded(self, *key, embedded.shape[1], past)
+        return self.recorded[key].play(embedded, cos, sin, past.batch)
+
+    def run(
+        self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches, pieces: int
+    ) -> torch.Tensor:
+        """Launch everything."""
+        s, batch = self.shape, past.batch
+        T = embedded.shape[0]
+        residual = embedded.clone()
+        cos, sin = cos.contiguous(), sin.contiguous()
+        q = torch.empty(T, s.heads, s.head_dim, dtype=torch.float16, device=self.device)
+        attended = torch.empty_like(q)
+        x = self.spans[0].run(None, residual)
+        for layer, span in enumerate(self.spans[1:]):
+            keys, values = past.caches[layer]
+            rope_store(x, cos, sin, q, keys, values, batch.slot_mapping, self.norms[layer], s.eps)  # type: ignore[arg-type]
+            paged_attention(q, keys, values, batch, past.scale, past.windows[layer], attended, pieces)
+            x = span.run(attended.flatten(1), residual)
+        return x
+
+
+class _Recorded:
+    """A CUDA graph of a pass of so many sequences, whose contexts are cut into at most so many pieces."""
+
+    def __init__(self, whole: GpuPass, size: int, pieces: int, width: int, past: PagedCaches) -> None:
+        device, d = whole.device, whole.shape.head_dim
+        block = past.caches[0][0].shape[2]
+        self.embedded = torch.zeros(size, width, device=device)
+        self.cos = torch.zeros(size, 1, d, device=device)
+        self.sin = torch.zeros(size, 1, d, device=device)
+        batch = PagedBatch(
+            slot_mapping=torch.full((size,), -1, dtype=torch.int64, device=device),
+            block_tables=torch.zeros(size, pieces * PIECE // block, dtype=torch.int32, device=device),
+            query_start=torch.arange(size + 1, dtype=torch.int32, device=device),
+            context_lens=torch.zeros(size, dtype=torch.int32, device=device),
+            max_query=1,
+            max_context=pieces * PIECE,
+        )
+        self.batch = batch
+        own = PagedCaches(past.caches, batch, past.scale, past.windows)
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):  # kernels are compiled, and libraries find their ways, before the recording
+            whole.run(self.embedded, self.cos, self.sin, own, pieces)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=whole.pool):
+            self.hidden = whole.run(self.embedded, self.cos, self.sin, own, pieces)
+        whole.pool = whole.pool or self.graph.pool()
+
+    def play(self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, batch: PagedBatch) -> torch.Tensor:
+        """The hidden states, which are not overwritten."""
+        T = embedded.shape[0]
+        own = self.batch
+        self.embedded[:T].copy_(embedded)
+        self.cos[:T].copy_(cos)
+        self.sin[:T].copy_(sin)
+        own.slot_mapping.fill_(-1)
+        own.slot_mapping[:T].copy_(batch.slot_mapping)
+        own.context_lens.zero_()
+        own.context_lens[:T].copy_(batch.context_lens)
+        columns = min(batch.block_tables.shape[1], own.block_tables.shape[1])
+        own.block_tables[:T, :columns].copy_(batch.block_tables[:, :columns])
+        self.graph.replay()
+        return self.hidden[:T].clone()

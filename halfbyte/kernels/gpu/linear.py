@@ -1,0 +1,165 @@
+"""One linear on a GPU: a stream of weights for few tokens, a matrix product for many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+
+from halfbyte.checkpoint.int4 import Int4Weight
+from halfbyte.kernels.cuda.compile import compiled
+from halfbyte.kernels.cuda.launch import CudaKernel
+from halfbyte.kernels.gpu.tiles import COLUMNS, ROWS, group_of, pack_tiles
+
+if TYPE_CHECKING:
+    from halfbyte.kernels.interface import LinearWeight
+
+FEW = 16  # tokens that the weights' stream serves at once
+SHARED = 200 * 1024  # bytes of a multiprocessor's shared memory that a block may take
+Output = Literal["half", "added", "silu", "float"]
+OUTPUTS: dict[Output, int] = {"half": 0, "added": 1, "silu": 2, "float": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a launch of the stream is cut; found by trying on an H200, see benchmarks/gpu_linear.py."""
+
+    warps: int
+    depth: int
+    blocks: int
+
+    @staticmethod
+    def of(tokens: int, group: int) -> Shape:
+        """For so many tokens and 4-bit groups (0: float16)."""
+        if group == 0:
+            return Shape(8, 3, 2)
+        return Shape(16, 4, 1) if 2 < tokens <= 8 else Shape(8, 4, 2)
+
+
+class GpuLinear:
+    """A weight [N, K] on a device, in tiles of 4 bits or as float16. Rows may be interleaved, see `interleaved`."""
+
+    def __init__(self, w: LinearWeight, device: torch.device, *, gated: bool = False) -> None:
+        """gated: rows are those of gate, then those of up, and are interleaved by eights."""
+        weight, bias = w.weight, w.bias
+        self.gated = gated
+        self.N, self.K = rows_of(w), int((weight.q if isinstance(weight, Int4Weight) else weight).shape[1])
+        order = interleaved(self.N) if gated else None
+        self.bias = None if bias is None else bias.float().to(device)
+        if order is not None and self.bias is not None:
+            self.bias = self.bias[order.to(device)]
+        self.data, self.group = _on_device(weight, order, device)
+        self.streams = self.K % COLUMNS == 0 and (self.group > 0 or self.N % ROWS == 0)
+
+    def few(
+        self, x: torch.Tensor, out: torch.Tensor, output: Output, norm: torch.Tensor | None = None, eps: float = 0.0
+    ) -> None:
+        """x [T <= FEW, K] float16, or with `norm` [K] a float32 stream to be normed first; see stream_linear.cu."""
+        T = x.shape[0]
+        shape = Shape.of(T, self.group)
+        columns = -(-T // 8)
+        blocks = min(_multiprocessors(x.device), -(-self.N // ROWS))
+        slots = (-(-(-(-self.N // ROWS)) // blocks) + shape.warps) * ROWS * 8 * columns * 4
+        units = self.K // max(self.group, COLUMNS)
+        chunks = next(c for c in range(1, units + 1) if units % c == 0 and _rows(T, self.K // c) + slots <= SHARED)
+        kernel = _stream(_arch(x.device), self.group, columns, shape, norm is not None, OUTPUTS[output])
+        kernel(
+            blocks, 32 * shape.warps, _rows(T, self.K // chunks) + slots,
+            (self.data, self.bias, x, norm, out, T, self.K, self.N, chunks, 0, eps), early=True,
+        )  # fmt: skip
+
+    def many(self, x: torch.Tensor) -> torch.Tensor:
+        """x [T, K] -> [T, N], both float16, rows of a gated weight interleaved."""
+        y = F.linear(x, self.matrix())
+        return y if self.bias is None else y.add_(self.bias)
+
+    def matrix(self) -> torch.Tensor:
+        """[N, K] float16. That of 4-bit weights lies in memory which the next one's takes."""
+        if self.group == 0:
+            return self.data
+        out = _scratch(self.data.device, self.N * self.K).view(self.N, self.K)
+        tiles = -(-self.N // ROWS)
+        kernel = _dequantize(_arch(self.data.device), self.group)
+        kernel(-(-tiles * self.K // 256), 256, 0, (self.data, out, self.N, self.K))
+        return out
+
+
+def rows_of(w: LinearWeight) -> int:
+    """N."""
+    return int((w.weight.q if isinstance(w.weight, Int4Weight) else w.weight).shape[0])
+
+
+def interleaved(rows: int) -> torch.Tensor:
+    """The order in which 2 F rows lie: 8 of gate, the 8 of up that they belong to, and so on; F a multiple of 8."""
+    half = torch.arange(rows // 2).view(-1, 8)
+    return torch.cat((half, half + rows // 2), 1).flatten()
+
+
+def gate_and_up(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Views [T, F / 8, 8] of the two halves of an interleaved [T, 2 F]."""
+    gate, up = y.view(y.shape[0], -1, 2, 8).unbind(2)
+    return gate, up
+
+
+def _on_device(
+    weight: torch.Tensor | Int4Weight, order: torch.Tensor | None, device: torch.device
+) -> tuple[torch.Tensor, int]:
+    if isinstance(weight, Int4Weight):
+        q, s, z = (x.to(device) for x in (weight.q, weight.s, weight.z))
+        if order is not None:
+            q, s, z = (x[order.to(device)] for x in (q, s, z))
+        moved = Int4Weight(q, s, z)
+        if group_of(moved) is not None and s.dtype == torch.float16:
+            tiles = pack_tiles(moved)
+            return tiles.data, tiles.group
+        return moved.dequantize().half(), 0
+    matrix = weight.to(device).half()
+    return (matrix if order is None else matrix[order.to(device)]).contiguous(), 0
+
+
+def _rows(tokens: int, columns: int) -> int:
+    return tokens * (columns + 32) * 2
+
+
+@cache
+def _stream(arch: str, group: int, columns: int, shape: Shape, norm: bool, output: int) -> CudaKernel:
+    defines = {
+        "GROUP": group, "NT": columns, "WARPS": shape.warps, "DEPTH": shape.depth, "BLOCKS": shape.blocks,
+        "NORM": int(norm), "OUTPUT": output,
+    }  # fmt: skip
+    return CudaKernel(compiled(_source("stream_linear.cu"), defines, arch), "stream_linear", SHARED + 1024)
+
+
+@cache
+def _dequantize(arch: str, group: int) -> CudaKernel:
+    return CudaKernel(compiled(_source("dequantize_tiles.cu"), {"GROUP": group}, arch), "dequantize_tiles", 0)
+
+
+@cache
+def _source(name: str) -> str:
+    return (files("halfbyte.kernels.cuda") / name).read_text()
+
+
+@cache
+def _arch(device: torch.device) -> str:
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+_SCRATCH: dict[torch.device, torch.Tensor] = {}
+
+
+def _scratch(device: torch.device, count: int) -> torch.Tensor:
+    held = _SCRATCH.get(device)
+    if held is None or held.numel() < count:
+        held = _SCRATCH[device] = torch.empty(count, dtype=torch.float16, device=device)
+    return held[:count]

@@ -1,0 +1,148 @@
+"""Attention over paged keys and values: the newest tokens of each sequence over all it has (see reference).
+
+Query heads that share a key-value head go as rows of one tile, and so do neighbouring tokens. A long context of a
+decoding sequence is cut into pieces of a fixed length, whose results are put together afterwards: how many pieces
+there are follows from the sequence alone, so that its result does not depend on its company.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+import triton.language as tl
+
+if TYPE_CHECKING:
+    from halfbyte.kernels.interface import PagedBatch
+
+PIECE = 256  # tokens of context
+ROWS = 64  # of a tile, where a sequence has several new tokens
+KEYS = 64  # looked at together
+
+
+@triton.jit
+def _attend(
+    q, k_cache, v_cache, out, weights, tables, query_start, context_lens,  # noqa: ANN001
+    tiles, heads, kv_heads, table_width, scale, window, tokens,  # noqa: ANN001
+    BLOCK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, M: tl.constexpr,
+    N: tl.constexpr, LENGTH: tl.constexpr, PIECES: tl.constexpr,
+):  # fmt: skip
+    """out: float16 [T, H, D]; or, with several pieces, float32 [PIECES, T, H, D] with `weights` [PIECES, T, H]."""
+    sequence = tl.program_id(0) // tiles
+    tile = tl.program_id(0) % tiles
+    kv_head = tl.program_id(1)
+    piece = tl.program_id(2)
+    start = tl.load(query_start + sequence)
+    count = tl.load(query_start + sequence + 1) - start
+    context = tl.load(context_lens + sequence)
+    per_tile: tl.constexpr = M // GROUP
+    if tile * per_tile < count:
+        row = tl.arange(0, M)
+        token = tile * per_tile + row // GROUP
+        head = kv_head * GROUP + row % GROUP
+        is_row = (row < per_tile * GROUP) & (token < count)
+        position = context - count + token
+        column = tl.arange(0, WIDTH)
+        q_at = ((start + token) * heads + head)[:, None] * D + column[None, :]
+        x = tl.load(q + q_at, mask=is_row[:, None] & (column < D)[None, :], other=0.0)
+        best = tl.full([M], float("-inf"), tl.float32)
+        mass = tl.zeros([M], tl.float32)
+        sum_ = tl.zeros([M, WIDTH], tl.float32)
+        first = piece * LENGTH
+        end = tl.minimum(context, context - count + (tile + 1) * per_tile)
+        if PIECES > 1:
+            end = tl.minimum(end, first + LENGTH)
+        if window > 0:
+            seen_from = context - count + tile * per_tile - window + 1
+            first = tl.maximum(first, seen_from // N * N)
+        for begin in range(first, end, N):
+            place = begin + tl.arange(0, N)
+            there = place < end
+            block = tl.load(tables + sequence * table_width + place // BLOCK, mask=there, other=0).to(tl.int64)
+            at = ((block * kv_heads + kv_head) * BLOCK + place % BLOCK) * D
+            mask = there[:, None] & (column < D)[None, :]
+            k = tl.load(k_cache + at[:, None] + column[None, :], mask=mask, other=0.0)
+            v = tl.load(v_cache + at[:, None] + column[None, :], mask=mask, other=0.0)
+            logits = tl.dot(x, tl.trans(k)) * scale
+            visible = there[None, :] & (place[None, :] <= position[:, None])
+            if window > 0:
+                visible = visible & (place[None, :] > position[:, None] - window)
+            logits = tl.where(visible, logits, float("-inf"))
+            higher = tl.maximum(best, tl.max(logits, 1))
+            safe = tl.where(higher == float("-inf"), 0.0, higher)
+            p = tl.exp(logits - safe[:, None])
+            fade = tl.exp(best - safe)
+            mass = mass * fade + tl.sum(p, 1)
+            sum_ = sum_ * fade[:, None] + tl.dot(p.to(v.dtype), v)
+            best = higher
+        result = sum_ / tl.where(mass > 0, mass, 1.0)[:, None]
+        if PIECES > 1:
+            to = ((piece * tokens + start + token) * heads + head).to(tl.int64)
+            tl.store(weights + to, tl.where(mass > 0, best + tl.log(mass), float("-inf")), mask=is_row)
+        else:
+            to = ((start + token) * heads + head).to(tl.int64)
+        mask = is_row[:, None] & (column < D)[None, :]
+        tl.store(out + to[:, None] * D + column[None, :], result.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _put_together(parts, weights, out, rows, D: tl.constexpr, WIDTH: tl.constexpr, PIECES: tl.constexpr):  # noqa: ANN001
+    """parts: [PIECES, rows, D] of weights exp([PIECES, rows]) -> [rows, D]."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, WIDTH)
+    best = tl.load(weights + row)
+    for piece in range(1, PIECES):
+        best = tl.maximum(best, tl.load(weights + piece * rows + row))
+    best = tl.where(best == float("-inf"), 0.0, best)
+    mass = 0.0
+    sum_ = tl.zeros([WIDTH], tl.float32)
+    for piece in range(PIECES):
+        w = tl.exp(tl.load(weights + piece * rows + row) - best)
+        part = tl.load(parts + (piece * rows + row) * D + column, mask=column < D, other=0.0)
+        mass += w
+        sum_ += w * part
+    result = sum_ / tl.where(mass > 0, mass, 1.0)
+    tl.store(out + row * D + column, result.to(out.dtype.element_ty), mask=column < D)
+
+
+def pieces_of(batch: PagedBatch) -> int:
+    """Into how many pieces the longest context is cut: a power of two, so that few kinds of launches are needed."""
+    if batch.max_query > 1:
+        return 1
+    return 1 << (max(1, -(-batch.max_context // PIECE)) - 1).bit_length()
+
+
+def paged_attention(
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: PagedBatch, scale: float, window: int | None,
+    out: torch.Tensor, pieces: int | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """q, out: float16 [T, H, d], contiguous; caches: [blocks, Hkv, block size, d] in which the new tokens lie already.
+
+    pieces: as `pieces_of` gives them for the longest context that there may be.
+    """
+    T, heads, d = q.shape
+    _, kv_heads, block, _ = k_cache.shape
+    group = heads // kv_heads
+    pieces = pieces_of(batch) if pieces is None else pieces
+    if batch.max_query == 1:
+        rows = max(16, triton.next_power_of_2(group))
+        tiles = 1
+    else:
+        rows = max(ROWS, triton.next_power_of_2(group))
+        tiles = -(-batch.max_query // (rows // group))
+    sequences = len(batch.context_lens)
+    parts, weights = out, out
+    if pieces > 1:
+        parts = torch.empty(pieces, T, heads, d, dtype=torch.float32, device=q.device)
+        weights = torch.empty(pieces, T, heads, dtype=torch.float32, device=q.device)
+    width = max(16, triton.next_power_of_2(d))
+    options: dict[str, Any] = {"num_warps": 4, "num_stages": 2}
+    _attend[(sequences * tiles, kv_heads, pieces)](
+        q, k_cache, v_cache, parts, weights, batch.block_tables, batch.query_start, batch.context_lens,
+        tiles, heads, kv_heads, batch.block_tables.stride(0), scale, window or 0, T,
+        BLOCK=block, D=d, WIDTH=width, GROUP=group, M=rows, N=KEYS, LENGTH=PIECE, PIECES=pieces, **options,
+    )  # fmt: skip
+    if pieces > 1:
+        _put_together[(T * heads,)](parts, weights, out, T * heads, D=d, WIDTH=width, PIECES=pieces, num_warps=1)
+    return out
