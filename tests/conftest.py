@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent / "kernels"))
+import interpret
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, which other packages do too
+    with contextlib.suppress(ImportError):
+        interpret.loops_over_tensors()
 
 if TYPE_CHECKING:
     from halfbyte.checkpoint.source import Source

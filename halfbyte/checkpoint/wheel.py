@@ -9,7 +9,6 @@ decides the index. Its model is unpacked into the cache once, with a receipt tha
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -17,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from halfbyte.checkpoint.folder import FolderSource
 from halfbyte.checkpoint.cache import cache_folder
+from halfbyte.checkpoint.folder import FolderSource
 from halfbyte.checkpoint.gguf_source import GGUFSource
 from halfbyte.checkpoint.receipt import Receipt, hash_file, stamp_of
 from halfbyte.checkpoint.unpack import unpack_model

@@ -45,11 +45,11 @@ def test_who_changes_weights_gets_floats(folder):
 
 def test_kernels_take_them(folder):
     checkpoint = Checkpoint(open_source(folder / "Q4_0.gguf")).for_running()
-    assert not isinstance(pick_kernels(checkpoint, "auto"), ReferenceKernels)
+    assert not isinstance(pick_kernels(checkpoint, "auto", torch.device("cpu")), ReferenceKernels)
     block = read_block(checkpoint, 1)
     assert all(isinstance(linear.weight, Int4Weight) for linear in block.linears().values())
     other = Checkpoint(open_source(folder / "Q5_1.gguf")).for_running()
-    assert isinstance(pick_kernels(other, "auto"), ReferenceKernels)
+    assert isinstance(pick_kernels(other, "auto", torch.device("cpu")), ReferenceKernels)
 
 
 def test_the_network_computes_the_same(folder):

@@ -19,11 +19,11 @@ PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_…
 
 
 class _Attribute(ctypes.Structure):
-    _fields_ = [("id", c_int), ("pad", c_int), ("value", c_int), ("rest", ctypes.c_char * 60)]  # noqa: RUF012
+    _fields_ = [("id", c_int), ("pad", c_int), ("value", c_int), ("rest", ctypes.c_char * 60)]
 
 
 class _Config(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012  ctypes wants it so
+    _fields_ = [
         ("grid", c_uint * 3), ("block", c_uint * 3), ("shared", c_uint), ("stream", c_void_p),
         ("attributes", ctypes.POINTER(_Attribute)), ("count", c_uint),
     ]  # fmt: skip

@@ -34,7 +34,7 @@ class GpuPass:
     ) -> torch.Tensor | None:
         """See interface.PassKernel."""
         T = embedded.shape[0]
-        if past.batch.max_query > 1 or T > SIZES[-1]:
+        if past.batch.max_query > 1 or SIZES[-1] < T:
             return self.run(embedded.float(), cos, sin, past, pieces_of(past.batch))
         if self.caches is not past.caches:  # other memory
             self.caches, self.recorded = past.caches, {}
@@ -81,13 +81,13 @@ class _Recorded:
         )
         self.batch = batch
         own = PagedCaches(past.caches, batch, past.scale, past.windows)
-        stream = torch.cuda.Stream(device)
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # kernels are compiled, and libraries find their ways, before the recording
             whole.run(self.embedded, self.cos, self.sin, own, pieces)
         torch.cuda.current_stream(device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=whole.pool):
+        with torch.cuda.graph(self.graph, pool=whole.pool):  # type: ignore[arg-type]
             self.hidden = whole.run(self.embedded, self.cos, self.sin, own, pieces)
         whole.pool = whole.pool or self.graph.pool()
 

@@ -19,7 +19,7 @@ class GpuSpan:
     def __init__(self, p: Span, device: torch.device) -> None:
         self.eps = p.eps
         self.norm = p.norm.float().to(device)
-        self.qkv = p.qkv and GpuLinear(p.qkv, device)
+        self.qkv = None if p.qkv is None else GpuLinear(p.qkv, device)
         self.after = p.after is not None
         linears = [self.qkv] if self.qkv else []
         if p.after is not None:
@@ -79,4 +79,4 @@ def _product(x: torch.Tensor, linear: GpuLinear, name: str, adapt: Adapt | None)
         return wide
     plain = torch.cat([part.flatten(1) for part in gate_and_up(wide)], 1)  # gate rows, then up rows
     adapt(name, x.float(), plain)
-    return torch.stack([part.unflatten(1, (-1, 8)) for part in plain.chunk(2, 1)], 2).flatten(1)
+    return torch.stack([part.view(len(x), -1, 8) for part in plain.chunk(2, 1)], 2).flatten(1)

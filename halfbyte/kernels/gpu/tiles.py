@@ -26,7 +26,7 @@ GROUPS = (128, 64, 32)
 
 @dataclass(slots=True)
 class Tiles:
-    """data: uint8 [tiles, bytes of a tile]; N and K as the kernel sees them, rows filled up with zeros to whole tiles."""
+    """data: uint8 [tiles, bytes of a tile], rows filled up with zeros to whole tiles; N, K: of the weight."""
 
     data: torch.Tensor
     N: int

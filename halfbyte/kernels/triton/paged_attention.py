@@ -21,10 +21,10 @@ ROWS = 64  # of a tile, where a sequence has several new tokens
 KEYS = 64  # looked at together
 
 
-@triton.jit
-def _attend(
-    q, k_cache, v_cache, out, weights, tables, query_start, context_lens,  # noqa: ANN001
-    tiles, heads, kv_heads, table_width, scale, window, tokens,  # noqa: ANN001
+@triton.jit  # type: ignore[untyped-decorator]
+def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0915  it is one loop
+    q, k_cache, v_cache, out, weights, tables, query_start, context_lens,
+    tiles, heads, kv_heads, table_width, scale, window, tokens,
     BLOCK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, M: tl.constexpr,
     N: tl.constexpr, LENGTH: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
@@ -86,8 +86,8 @@ def _attend(
         tl.store(out + to[:, None] * D + column[None, :], result.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
-def _put_together(parts, weights, out, rows, D: tl.constexpr, WIDTH: tl.constexpr, PIECES: tl.constexpr):  # noqa: ANN001
+@triton.jit  # type: ignore[untyped-decorator]
+def _put_together(parts, weights, out, rows, D: tl.constexpr, WIDTH: tl.constexpr, PIECES: tl.constexpr):  # type: ignore[no-untyped-def]
     """parts: [PIECES, rows, D] of weights exp([PIECES, rows]) -> [rows, D]."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, WIDTH)

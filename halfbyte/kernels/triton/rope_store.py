@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import torch
 
 
-@triton.jit
-def _rope_store(
-    qkv, cos, sin, q_out, k_cache, v_cache, slots, q_norm, k_norm, heads, kv_heads, eps,  # noqa: ANN001
+@triton.jit  # type: ignore[untyped-decorator]
+def _rope_store(  # type: ignore[no-untyped-def]
+    qkv, cos, sin, q_out, k_cache, v_cache, slots, q_norm, k_norm, heads, kv_heads, eps,
     BLOCK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, NORMS: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0)
@@ -51,7 +51,7 @@ def rope_store(
     qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, q_out: torch.Tensor, k_cache: torch.Tensor,
     v_cache: torch.Tensor, slots: torch.Tensor, norms: tuple[torch.Tensor, torch.Tensor] | None, eps: float,
 ) -> None:  # fmt: skip
-    """qkv: [T, (H + 2 Hkv) d]; cos, sin: float32 [T, 1, d]; q_out: [T, H, d]; slots: [T], below 0 where nothing is kept."""
+    """qkv: [T, (H + 2 Hkv) d]; cos, sin: float32 [T, 1, d]; q_out: [T, H, d]; slots: [T], < 0: do not keep."""
     T, heads, d = q_out.shape
     _, kv_heads, block, _ = k_cache.shape
     q_norm, k_norm = norms or (cos, cos)

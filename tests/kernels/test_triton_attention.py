@@ -1,0 +1,81 @@
+"""Triton's rotation, cache and attention against the reference, in the interpreter where there is no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from halfbyte.kernels import reference
+from halfbyte.kernels.interface import PagedBatch
+from halfbyte.models.rope import rotate
+
+pytest.importorskip("triton", reason="triton is for Linux only")
+
+from halfbyte.kernels.triton.paged_attention import paged_attention, pieces_of
+from halfbyte.kernels.triton.rope_store import rope_store
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BLOCK = 16
+
+
+@pytest.mark.parametrize(
+    ("counts", "contexts", "heads", "kv_heads", "d", "window", "norms"),
+    [
+        ([1, 1, 1], [5, 300, 600], 6, 2, 64, None, False),  # several pieces
+        ([1, 1], [1, 40], 4, 4, 32, 17, True),
+        ([5, 1, 40], [5, 33, 90], 6, 2, 64, None, False),  # chunks beside a decoding sequence
+        ([30], [130], 9, 3, 64, 20, False),
+    ],
+)
+def test_attention_is_the_references(counts, contexts, heads, kv_heads, d, window, norms):
+    torch.manual_seed(0)
+    sequences, T = len(counts), sum(counts)
+    width = max(-(-context // BLOCK) for context in contexts) + 1
+    blocks = sequences * width + 1
+    # what is not written is NaN: it must not be read
+    keys = torch.full((blocks, kv_heads, BLOCK, d), float("nan")).half()
+    values = keys.clone()
+    tables = torch.randperm(blocks - 1)[: sequences * width].view(sequences, width).int()
+
+    def slot(s, i):
+        return int(tables[s, i // BLOCK]) * BLOCK + i % BLOCK
+
+    for s, context in enumerate(contexts):
+        for i in range(context - counts[s]):
+            block, place = divmod(slot(s, i), BLOCK)
+            keys[block, :, place], values[block, :, place] = torch.randn(2, kv_heads, d).half()
+    slots = [slot(s, i) for s in range(sequences) for i in range(contexts[s] - counts[s], contexts[s])]
+    batch = PagedBatch(
+        torch.tensor(slots), tables, torch.tensor([0, *counts]).cumsum(0).int(), torch.tensor(contexts).int(),
+        max(counts), max(contexts),
+    )  # fmt: skip
+    qkv = torch.randn(T, (heads + 2 * kv_heads) * d).half()
+    angles = torch.rand(T, 1, d // 2) * 6
+    cos, sin = torch.cat((angles.cos(),) * 2, -1), torch.cat((-angles.sin(), angles.sin()), -1)
+    q, k, v = qkv.float().view(T, -1, d).split_with_sizes((heads, kv_heads, kv_heads), 1)
+    weights = (torch.rand(d) + 0.5, torch.rand(d) + 0.5) if norms else None
+    if weights:
+        q, k = (reference.rms_norm(x, w, 1e-6) for x, w in zip((q, k), weights, strict=True))
+    scale = d**-0.5
+    wanted = reference.paged_attention(
+        rotate(q, cos, sin), rotate(k, cos, sin), v, keys.float(), values.float(), batch, scale, window
+    )
+    batch = PagedBatch(
+        batch.slot_mapping.to(DEVICE), tables.to(DEVICE), batch.query_start.to(DEVICE), batch.context_lens.to(DEVICE),
+        max(counts), max(contexts),
+    )  # fmt: skip
+    qkv, cos, sin, keys, values = (x.to(DEVICE) for x in (qkv, cos, sin, keys, values))
+    turned = torch.empty(T, heads, d, dtype=torch.float16, device=DEVICE)
+    norms_there = weights and tuple(w.to(DEVICE) for w in weights)
+    rope_store(qkv, cos, sin, turned, keys, values, batch.slot_mapping, norms_there, 1e-6)
+    out = torch.full_like(turned, float("nan"))
+    paged_attention(turned, keys, values, batch, scale, window, out)
+    assert (out.flatten(1).cpu().float() - wanted).norm() < 1e-3 * wanted.norm()
+
+
+def test_pieces_do_not_depend_on_company():
+    def batch(longest):
+        none = torch.zeros(1, dtype=torch.int32)
+        return PagedBatch(none, none, none, none, 1, longest)
+
+    assert [pieces_of(batch(n)) for n in (1, 256, 257, 1000, 16000)] == [1, 1, 2, 4, 64]
