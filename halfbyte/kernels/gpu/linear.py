@@ -26,7 +26,7 @@ OUTPUTS: dict[Output, int] = {"half": 0, "added": 1, "silu": 2, "float": 3}
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a launch of the stream is cut; found by trying on an H200, see benchmarks/gpu_linear.py."""
+    """How a launch of the stream is cut; found by trying on an H200."""
 
     warps: int
     depth: int
@@ -62,8 +62,9 @@ class GpuLinear:
         T = x.shape[0]
         shape = Shape.of(T, self.group)
         columns = -(-T // 8)
-        blocks = min(_multiprocessors(x.device), -(-self.N // ROWS))
-        slots = (-(-(-(-self.N // ROWS)) // blocks) + shape.warps) * ROWS * 8 * columns * 4
+        tiles = -(-self.N // ROWS)
+        blocks = min(_multiprocessors(x.device), tiles)
+        slots = (-(tiles // -blocks) + shape.warps) * ROWS * 8 * columns * 4
         units = self.K // max(self.group, COLUMNS)
         chunks = next(c for c in range(1, units + 1) if units % c == 0 and _rows(T, self.K // c) + slots <= SHARED)
         kernel = _stream(_arch(x.device), self.group, columns, shape, norm is not None, OUTPUTS[output])

@@ -1,0 +1,170 @@
+"""Decoding and prefill of the Llama-2-7B shape, random AWQ weights of g128 (or float16), on one GPU.
+
+    python benchmarks/gpu_decode.py [--weights awq|fp16] [--batches 1 4 16 64 256] [--profile]
+
+Prompts of 128 tokens, as many tokens decoded as --tokens says, through the engine: scheduling, sampling and text
+included. `gpu_ms` is the recorded pass alone, at a context of 256. A JSON line each; `of_ceiling` is the share of the
+memory's measured reading speed at which the weights were read. The peer is measured by its own script in the same
+machine's life: vLLM's `LLM.generate` on the same shape, prompts and numbers of tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
+
+from halfbyte.checkpoint.config import ModelConfig
+from halfbyte.checkpoint.int4 import Int4Weight
+from halfbyte.checkpoint.open import open_source
+from halfbyte.checkpoint.tokenizer import Tokenizer
+from halfbyte.engine.core import Engine
+from halfbyte.engine.options import EngineOptions
+from halfbyte.engine.sampling_params import SamplingParams
+from halfbyte.kernels.gpu.gpu_kernels import GpuKernels
+from halfbyte.kernels.interface import AfterAttention, LinearWeight
+from halfbyte.models.network import Block, Network
+
+SHAPE = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 11008,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000,
+    "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 4096, "tie_word_embeddings": False,
+    "hidden_act": "silu",
+}  # fmt: skip
+D, F, V, GROUP, DEVICE = 4096, 11008, 32000, 128, "cuda"
+
+
+def weight(N: int, K: int, kind: str) -> LinearWeight:
+    if kind == "fp16":
+        return LinearWeight(torch.randn(N, K, device=DEVICE).mul_(K**-0.5).half())
+    q = torch.randint(0, 16, (N, K), dtype=torch.uint8, device=DEVICE)
+    s = (torch.rand(N, K // GROUP, device=DEVICE) * 0.2 + 0.9).div_(4.6 * K**0.5).half()
+    return LinearWeight(Int4Weight(q, s, torch.full_like(s, 8, dtype=torch.uint8)))
+
+
+def blocks(kind: str) -> Iterator[Block]:
+    for _ in range(SHAPE["num_hidden_layers"]):
+        after = AfterAttention(weight(D, D, kind), torch.ones(D), weight(2 * F, D, kind), weight(D, F, kind))
+        yield Block(torch.ones(D), weight(3 * D, D, kind), None, None, after)
+
+
+def tokenizer() -> Tokenizer:
+    """Of single bytes and of as many names as fill the vocabulary."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {c: i for i, c in enumerate(alphabet)} | {f"w{i}": i for i in range(len(alphabet), V)}
+    backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    with tempfile.TemporaryDirectory() as folder:
+        backend.save(str(Path(folder, "tokenizer.json")))
+        Path(folder, "config.json").write_text(json.dumps(SHAPE))
+        save_file({"nothing": torch.zeros(1)}, Path(folder, "model.safetensors"))
+        return Tokenizer.from_source(open_source(folder))
+
+
+def run(engine: Engine, batch: int, prompt: int, tokens: int) -> tuple[float, float]:
+    """Seconds until every request has its first token, and tokens a second from then on."""
+    for _ in range(batch):
+        ids = [random.randrange(300, 31000) for _ in range(prompt)]
+        engine.add(ids, SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True))
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    first, count, at_first = 0.0, 0, 0
+    while engine.has_work:
+        events = engine.step()
+        for _, event in events:
+            if isinstance(event, Exception):
+                raise event
+        count += len(events)
+        if not first and count >= batch:
+            first, at_first = time.perf_counter() - start, count
+    total = time.perf_counter() - start
+    return first, (count - at_first) / max(total - first, 1e-9)
+
+
+def replay_ms(graph: torch.cuda.CUDAGraph, times: int = 20) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    found = []
+    for _ in range(times):
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        found.append(begin.elapsed_time(end))
+    return sorted(found)[times // 2]
+
+
+def ceiling() -> float:
+    """Bytes a second that a plain sum reads."""
+    big = torch.empty(2**30, device=DEVICE).normal_()
+    graph = torch.cuda.CUDAGraph()
+    big.sum()
+    with torch.cuda.graph(graph):
+        big.sum()
+    return big.nbytes / replay_ms(graph) * 1e3
+
+
+def profiled(graph: torch.cuda.CUDAGraph) -> dict[str, float]:
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        graph.replay()
+        torch.cuda.synchronize()
+    rows = sorted(profiler.key_averages(), key=lambda row: -row.self_device_time_total)
+    return {f"{row.key[:40]} x{row.count}": round(row.self_device_time_total) for row in rows[:9]}
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", choices=("awq", "fp16"), default="awq")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64, 256])
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--profile", action="store_true", help="microseconds by kernel, of one recorded pass")
+    given = parser.parse_args()
+
+    def say(**found: object) -> None:
+        print(json.dumps({"who": "halfbyte", "weights": given.weights, **found}), flush=True)
+
+    speed = ceiling()
+    say(device=torch.cuda.get_device_name(), read_TB_s=round(speed / 1e12, 2))
+    before = torch.cuda.memory_allocated()
+    embedding = torch.randn(V, D, device=DEVICE).half()
+    head = torch.randn(V, D, device=DEVICE).mul_(D**-0.5).half()
+    kernels = GpuKernels(torch.device(DEVICE))
+    config = ModelConfig.from_dict(SHAPE, "the Llama-2-7B shape")
+    network = Network(config, embedding, blocks(given.weights), torch.ones(D), head, kernels)
+    read = torch.cuda.memory_allocated() - before - embedding.nbytes
+    options = EngineOptions(
+        kv_cache="60GiB", max_num_seqs=256, max_num_batched_tokens=4096, enable_prefix_caching=False
+    )
+    engine = Engine(network, tokenizer(), 4096, options)
+    for batch in given.batches:
+        run(engine, batch, 128, 8)
+        _, rate = run(engine, batch, 128, given.tokens + 1)
+        say(batch=batch, decode_tok_s=round(rate, 1))
+    run(engine, 1, 2048, 4)
+    first, rate = run(engine, 1, 2048, given.tokens + 1)
+    say(prefill_2048_ms=round(first * 1e3, 1), decode_tok_s_at_2048=round(rate, 1))
+    assert network.whole_pass is not None
+    for (size, pieces), recorded in sorted(network.whole_pass.recorded.items()):
+        recorded.batch.context_lens.fill_(256 * pieces)
+        ms = replay_ms(recorded.graph)
+        found = {"size": size, "context": 256 * pieces, "gpu_ms": round(ms, 3)}
+        if size == 1:
+            found["of_ceiling"] = round(read / ms * 1e3 / speed, 3)
+        if given.profile:
+            found["us"] = profiled(recorded.graph)
+        say(**found)
+
+
+if __name__ == "__main__":
+    main()
