@@ -78,6 +78,7 @@ class Models:
 
     def __init__(self, make_engine: Callable[..., AsyncEngine] = AsyncEngine) -> None:
         """make_engine: called as AsyncEngine would be."""
+        self.failure: HalfbyteError | OSError | None = None  # why `start` did not
         self._make_engine = make_engine
         self._models: dict[str, ServedModel] = {}
         self._settings: dict[str, Any] = {}  # of the model that was added last
@@ -209,7 +210,8 @@ class Models:
             for model in self.all():
                 if model.adapter is not None:
                     await model.engine.load_adapter(model.adapter, model.source)
-        except (HalfbyteError, OSError):
+        except (HalfbyteError, OSError) as error:
+            self.failure = error
             await self.stop()
             raise
 

@@ -2,33 +2,86 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from typing import TYPE_CHECKING
 
 import uvicorn
 
+from halfbyte.errors import ConfigError
 from halfbyte.server import logs
 from halfbyte.server.app import create_app
 from halfbyte.server.lifecycle import DrainingServer
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
     from halfbyte.server.models import Models
     from halfbyte.server.settings import ServerSettings
 
 
 def serve(settings: ServerSettings, models: Models) -> None:
-    """Serve until SIGTERM or SIGINT. Raises what prevents the models from loading, or OSError for the address."""
+    """Serve until SIGTERM or SIGINT. Raises what prevents the models from loading, or ConfigError for the address.
+
+    The address is taken before the models are loaded, so that one that is in use is told at once; nobody is let in
+    until they are.
+    """
     lines = logs.configure(settings.log_format, level=settings.log_level, with_texts=settings.log_prompts)
     try:
-        make_server(settings, models).run()
+        with bind(settings) as address:
+            server = make_server(settings, models)
+            try:
+                server.run(sockets=[address])
+            except SystemExit:  # uvicorn's way out where the application did not start
+                if models.failure is None:
+                    raise
+                raise models.failure from None
     finally:
         lines.stop()
+
+
+def bind(settings: ServerSettings) -> socket.socket:
+    """A socket of the address, on which nobody is heard yet. Raises ConfigError if it cannot be had."""
+    host, port = settings.host, settings.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"--host {host}: {error.strerror or error}") from error
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+    except OSError as error:
+        taken.close()
+        raise ConfigError(f"--host {host} --port {port}: {error.strerror or error}") from error
+    return taken
+
+
+class ShortStartup:
+    """ASGI wrapper: what keeps the application from starting is told by its one line, not by a traceback of ours."""
+
+    def __init__(self, app: ASGIApp, models: Models) -> None:
+        self.app = app
+        self.models = models
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Everything else goes through as it is."""
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and self.models.failure is not None:
+                message = {**message, "message": str(self.models.failure)}
+            await send(message)
+
+        await self.app(scope, receive, send_on)
 
 
 def make_server(settings: ServerSettings, models: Models) -> DrainingServer:
     """The server, ready to run."""
     config = uvicorn.Config(
-        create_app(settings, models),
+        ShortStartup(create_app(settings, models), models),
         host=settings.host,
         port=settings.port,
         ssl_certfile=settings.ssl_certfile,
