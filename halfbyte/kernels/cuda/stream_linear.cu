@@ -231,15 +231,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) stream_linear(
 #if NORM
     __shared__ float squares[COLUMNS][WARPS];
     const float* stream = (const float*)x_given;
-    for (int t = 0; t < T; ++t) {
-        float square = 0.f;
-        for (int k = threadIdx.x * 4; k < K; k += THREADS * 4) {
-            const float4 v = load_shared_by_all<float4>(stream + (u64)t * K + k);
-            square += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-        }
+    for (int first = 0; first < T; first += 8) {  // eight rows' loads under way at a time
+        float square[8] = {};
+        for (int k = threadIdx.x * 4; k < K; k += THREADS * 4)
 #pragma unroll
-        for (int o = 16; o; o >>= 1) square += __shfl_xor_sync(~0u, square, o);
-        if (lane == 0) squares[t][warp] = square;
+            for (int i = 0; i < 8; ++i)
+                if (first + i < T) {
+                    const float4 v = load_shared_by_all<float4>(stream + (u64)(first + i) * K + k);
+                    square[i] += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+                }
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            if (first + i >= T) break;
+#pragma unroll
+            for (int o = 16; o; o >>= 1) square[i] += __shfl_xor_sync(~0u, square[i], o);
+            if (lane == 0) squares[first + i][warp] = square[i];
+        }
     }
     __syncthreads();
 #endif
@@ -251,26 +258,41 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) stream_linear(
             ahead.at += (u64)chunk * units * unit_bytes;
             FILL_RING
         }
-        for (int t = 0; t < T; ++t) {
-            u16* to = xs + (u64)t * stride;
 #if NORM
-            float square = 0.f;
+        for (int first = 0; first < T; first += 8) {
+            float r[8];
 #pragma unroll
-            for (int i = 0; i < WARPS; ++i) square += squares[t][i];
-            const float r = rsqrtf(square / K + eps);
+            for (int i = 0; i < 8; ++i) {
+                float square = 0.f;
+                if (first + i < T)
+#pragma unroll
+                    for (int v = 0; v < WARPS; ++v) square += squares[first + i][v];
+                r[i] = rsqrtf(square / K + eps);
+            }
             for (int k = threadIdx.x * 4; k < columns; k += THREADS * 4) {
                 const int column = chunk * columns + k;
-                const float4 v = load_shared_by_all<float4>(stream + (u64)t * K + column);
                 const float4 n = *(const float4*)(norm + column);
-                *(uint2*)(to + k) =
-                    make_uint2(to_half2(v.x * r * n.x, v.y * r * n.y), to_half2(v.z * r * n.z, v.w * r * n.w));
+                float4 v[8];
+#pragma unroll
+                for (int i = 0; i < 8; ++i)
+                    if (first + i < T) v[i] = load_shared_by_all<float4>(stream + (u64)(first + i) * K + column);
+#pragma unroll
+                for (int i = 0; i < 8; ++i)
+                    if (first + i < T)
+                        *(uint2*)(xs + (u64)(first + i) * stride + k) =
+                            make_uint2(to_half2(v[i].x * r[i] * n.x, v[i].y * r[i] * n.y),
+                                       to_half2(v[i].z * r[i] * n.z, v[i].w * r[i] * n.w));
             }
-#else
-            const u16* from = (const u16*)x_given + (u64)t * K + chunk * columns;
-            for (int k = threadIdx.x * 8; k < columns; k += THREADS * 8)
-                *(uint4*)(to + k) = load_shared_by_all<uint4>(from + k);
-#endif
         }
+#else
+        const u16* from = (const u16*)x_given + chunk * columns;
+        for (int t = 0; t < T; ++t)
+            for (int k = threadIdx.x * 8; k < columns; k += THREADS * 8) {
+                const u32 to = (u32)__cvta_generic_to_shared(xs + (u64)t * stride + k);
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from + (u64)t * K + k) : "memory");
+            }
+        asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
         __syncthreads();
 
         float total[NT][4] = {};

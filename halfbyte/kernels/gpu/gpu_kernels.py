@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from halfbyte.errors import KernelError
 from halfbyte.kernels.gpu.gpu_pass import GpuPass
 from halfbyte.kernels.gpu.gpu_span import GpuSpan
-from halfbyte.kernels.gpu.linear import FEW, GpuLinear
+from halfbyte.kernels.gpu.linear import SLICED, GpuLinear
 from halfbyte.kernels.interface import LinearWeight
 from halfbyte.kernels.triton.paged_attention import paged_attention
 
@@ -26,7 +26,7 @@ LEAST = (8, 0)  # compute capability: the matrix products that the kernels are w
 class GpuKernels:
     """See interface.Kernels.
 
-    Passes of up to FEW tokens give each row the same whatever their number; larger ones go through matrix products
+    Passes of up to SLICED tokens give each row the same whatever their number; larger ones go through matrix products
     whose rounding may depend on their size.
     """
 
@@ -80,10 +80,10 @@ class GpuKernels:
 
         def logits(hidden: torch.Tensor) -> torch.Tensor:
             x = hidden.half()
-            if not ready.streams or x.shape[0] > FEW:
+            if not ready.streams or x.shape[0] > SLICED:
                 return ready.many(x)[:, :rows].float()
             out = torch.empty(x.shape[0], ready.N, device=x.device)
-            ready.few(x.contiguous(), out, "float")
+            ready.sliced(x.contiguous(), out, "float")
             return out[:, :rows]
 
         return logits

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from halfbyte.kernels.gpu.linear import FEW, GpuLinear, gate_and_up, rows_of
+from halfbyte.kernels.gpu.linear import SLICED, GpuLinear, gate_and_up, rows_of
 
 if TYPE_CHECKING:
     from halfbyte.kernels.interface import Adapt, Span
@@ -39,7 +39,7 @@ class GpuSpan:
 
     def run(self, attended: torch.Tensor | None, residual: torch.Tensor, adapt: Adapt | None = None) -> torch.Tensor:
         """What comes out; the residual stream [T, D] is added to where it lies."""
-        if self.streams and adapt is None and residual.shape[0] <= FEW:
+        if self.streams and adapt is None and residual.shape[0] <= SLICED:
             return self._few(attended, residual)
         return self._many(attended, residual, adapt)
 
@@ -47,14 +47,14 @@ class GpuSpan:
         T = residual.shape[0]
         if self.after:
             assert attended is not None
-            self.o.few(attended, residual, "added")
+            self.o.sliced(attended, residual, "added")
             activated = torch.empty(T, self.down.K, dtype=torch.float16, device=residual.device)
-            self.gate_up.few(residual, activated, "silu", self.after_norm, self.eps)
-            self.down.few(activated, residual, "added")
+            self.gate_up.sliced(residual, activated, "silu", self.after_norm, self.eps)
+            self.down.sliced(activated, residual, "added")
         if self.qkv is None:
             return F.rms_norm(residual, self.norm.shape, self.norm, self.eps)
         out = torch.empty(T, self.qkv.N, dtype=torch.float16, device=residual.device)
-        self.qkv.few(residual, out, "half", self.norm, self.eps)
+        self.qkv.sliced(residual, out, "half", self.norm, self.eps)
         return out
 
     def _many(self, attended: torch.Tensor | None, residual: torch.Tensor, adapt: Adapt | None) -> torch.Tensor:

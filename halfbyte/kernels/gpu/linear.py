@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from halfbyte.kernels.interface import LinearWeight
 
 FEW = 16  # tokens that the weights' stream serves at once
+SLICED = 48  # tokens up to which it is worth reading the weights once for every FEW
 SHARED = 200 * 1024  # bytes of a multiprocessor's shared memory that a block may take
 Output = Literal["half", "added", "silu", "float"]
 OUTPUTS: dict[Output, int] = {"half": 0, "added": 1, "silu": 2, "float": 3}
@@ -33,11 +34,9 @@ class Shape:
     blocks: int
 
     @staticmethod
-    def of(tokens: int, group: int) -> Shape:
-        """For so many tokens and 4-bit groups (0: float16)."""
-        if group == 0:
-            return Shape(8, 3, 2)
-        return Shape(16, 4, 1) if 2 < tokens <= 8 else Shape(8, 4, 2)
+    def of(group: int) -> Shape:
+        """For 4-bit groups (0: float16). Not by the number of tokens: sums would be taken in another order."""
+        return Shape(16, 4, 1) if group else Shape(8, 3, 2)
 
 
 class GpuLinear:
@@ -55,18 +54,29 @@ class GpuLinear:
         self.data, self.group = _on_device(weight, order, device)
         self.streams = self.K % COLUMNS == 0 and (self.group > 0 or self.N % ROWS == 0)
 
+    def sliced(
+        self, x: torch.Tensor, out: torch.Tensor, output: Output, norm: torch.Tensor | None = None, eps: float = 0.0
+    ) -> None:
+        """`few` for any number of tokens, FEW at a time."""
+        for begin in range(0, x.shape[0], FEW):
+            part = slice(begin, begin + FEW)
+            self.few(x[part], out[part], output, norm, eps)
+
     def few(
         self, x: torch.Tensor, out: torch.Tensor, output: Output, norm: torch.Tensor | None = None, eps: float = 0.0
     ) -> None:
         """x [T <= FEW, K] float16, or with `norm` [K] a float32 stream to be normed first; see stream_linear.cu."""
         T = x.shape[0]
-        shape = Shape.of(T, self.group)
+        shape = Shape.of(self.group)
         columns = -(-T // 8)
         tiles = -(-self.N // ROWS)
         blocks = min(_multiprocessors(x.device), tiles)
-        slots = (-(tiles // -blocks) + shape.warps) * ROWS * 8 * columns * 4
+        partial = (-(tiles // -blocks) + shape.warps) * ROWS * 4  # bytes for a token
         units = self.K // max(self.group, COLUMNS)
-        chunks = next(c for c in range(1, units + 1) if units % c == 0 and _rows(T, self.K // c) + slots <= SHARED)
+        # as many as FEW tokens need, for fewer tokens too: sums are taken in the order that chunks give
+        fits = SHARED - FEW * partial
+        chunks = next(c for c in range(1, units + 1) if units % c == 0 and _rows(FEW, self.K // c) <= fits)
+        slots = 8 * columns * partial
         kernel = _stream(_arch(x.device), self.group, columns, shape, norm is not None, OUTPUTS[output])
         kernel(
             blocks, 32 * shape.warps, _rows(T, self.K // chunks) + slots,
