@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from halfbyte.server import admin, lifecycle, metrics, problems
+from halfbyte.server import admin, lifecycle, metrics, problems, shared_routes, vllm
 from halfbyte.server.auth import AskForKey, Keys
 from halfbyte.server.limits import LimitBodies, LimitConcurrency, LimitRate
 from halfbyte.server.logs import LogRequests
@@ -17,6 +17,7 @@ from halfbyte.server.metrics import CountAnswers, Metrics
 from halfbyte.server.observed import Observers
 from halfbyte.server.openai import chat, completions, embeddings, models_route, responses
 from halfbyte.server.page import route as page
+from halfbyte.server.tgi import routes as tgi
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,7 +45,8 @@ def create_app(settings: ServerSettings, models: Models) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for face in (models_route, completions, chat, responses, embeddings, page):
+    openai = (models_route, completions, chat, responses, embeddings)
+    for face in (*openai, shared_routes, vllm, tgi, page):
         app.include_router(face.router(models, settings))
     figures = Metrics(models)
     models.watch(Observers(figures, log_prompts=settings.log_prompts))

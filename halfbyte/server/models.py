@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from halfbyte.engine.sampling_params import SamplingParams
     from halfbyte.server.observed import Observers
 
+NO_NAMES = frozenset({"tgi", "dummy"})  # what TGI's clients and huggingface_hub's send when they are told no model
+
 
 class ModelNotFound(ServerProblem):
     """A request names a model that is not served."""
@@ -180,8 +182,8 @@ class Models:
         return next(iter(self._models.values()))
 
     def get(self, name: str | None) -> ServedModel:
-        """The model of that name. Raises ModelNotFound."""
-        if name is None:
+        """The model of that name; the first for none, or for one that stands for none. Raises ModelNotFound."""
+        if name is None or (name in NO_NAMES and name not in self._models):
             return self.first
         if name not in self._models:
             raise ModelNotFound(name, self._models)

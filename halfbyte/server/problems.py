@@ -48,7 +48,7 @@ class ServerProblem(Exception):  # noqa: N818  an answer, not always an error of
         self.headers: dict[str, str] = {}
 
 
-Wording = Callable[[ServerProblem], dict[str, Any]]
+Wording = Callable[[ServerProblem], tuple[int, dict[str, Any]]]  # a face's status and body
 
 
 def openai_words(problem: ServerProblem) -> dict[str, Any]:
@@ -60,14 +60,11 @@ def openai_words(problem: ServerProblem) -> dict[str, Any]:
 WORDINGS: dict[str, Wording] = {}  # of routes whose face is not OpenAI's, by path
 
 
-def words(problem: ServerProblem, path: str) -> dict[str, Any]:
-    """The body, in the shape of the face that a path belongs to."""
-    return WORDINGS.get(path, openai_words)(problem)
-
-
 def respond(problem: ServerProblem, path: str) -> JSONResponse:
-    """The response."""
-    return JSONResponse(words(problem, path), problem.status, problem.headers)
+    """The response, in the shape of the face that a path belongs to."""
+    worded = WORDINGS.get(path)
+    status, body = (problem.status, openai_words(problem)) if worded is None else worded(problem)
+    return JSONResponse(body, status, problem.headers)
 
 
 async def send_problem(problem: ServerProblem, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,0 +1,1 @@
+"""Programs that are started as those of other projects are."""
