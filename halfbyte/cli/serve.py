@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from halfbyte.cli import sampling_options as options
+from halfbyte.cli import server_options
 from halfbyte.cli.chat_template import ChatTemplate, read_chat_template, stops_of
 from halfbyte.cli.choices import Compute
 
@@ -27,15 +27,26 @@ def serve(
         str, typer.Option(metavar="ADDRESS", help="0.0.0.0 or :: lets other machines in; then ask for a key.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="0: any that is free.")] = 8000,
-    api_key: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY", help="Ask for this key; may be given several times. Or set HALFBYTE_API_KEY."),
-    ] = None,
-    api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keys, one a line; a name may follow each.", show_default=False)
-    ] = None,
-    ssl_certfile: Annotated[Path | None, typer.Option(metavar="FILE.pem", help="TLS certificate.")] = None,
-    ssl_keyfile: Annotated[Path | None, typer.Option(metavar="FILE.pem", help="Its private key.")] = None,
+    lora: server_options.Lora = None,
+    enable_lora: server_options.EnableLora = False,
+    api_key: server_options.ApiKey = None,
+    api_key_file: server_options.ApiKeyFile = None,
+    admin_key_file: server_options.AdminKeyFile = None,
+    cors_origin: server_options.CorsOrigin = None,
+    forwarded_allow_ips: server_options.Proxies = "",
+    ssl_certfile: server_options.Certificate = None,
+    ssl_keyfile: server_options.PrivateKey = None,
+    ssl_ca_certs: server_options.ClientAuthorities = None,
+    max_requests: server_options.MaxRequests = 256,
+    max_concurrent: server_options.MaxConcurrent = 1024,
+    rate_limit: server_options.RateLimit = None,
+    max_body_size: server_options.MaxBodySize = 4 << 20,
+    max_prompt_len: server_options.MaxPromptLen = None,
+    drain_seconds: server_options.DrainSeconds = 30.0,
+    log_format: server_options.Log = server_options.LogFormat.TEXT,
+    log_level: server_options.LogLevel = "info",
+    log_prompts: server_options.LogPrompts = False,
+    otlp_traces_endpoint: server_options.OtlpEndpoint = None,
     chat_template: ChatTemplate = None,
     max_model_len: Annotated[
         int | None,
@@ -43,9 +54,6 @@ def serve(
             min=2, metavar="N", help="Most tokens of prompt and answer.", show_default="as the model was made"
         ),
     ] = None,
-    max_requests: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Most requests that wait or are answered; more get status 429.")
-    ] = 256,
     kv_cache: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +76,11 @@ def serve(
         -d '{"model": "out/my-awq", "messages": [{"role": "user", "content": "Hello!"}]}'
     """
     named = _named(model, served_model_name, more or [])
-    from halfbyte.server.auth import read_keys
+    adapters = [_pair("--lora", given) for given in lora or []]
+    import os
+
+    from halfbyte.server.auth import ADMIN_ENVIRONMENT, read_keys
+    from halfbyte.server.limits import Rate
     from halfbyte.server.models import Models
     from halfbyte.server.run import serve as run
     from halfbyte.server.settings import ServerSettings
@@ -79,6 +91,19 @@ def serve(
         keys=read_keys(api_key or [], api_key_file),
         ssl_certfile=ssl_certfile,
         ssl_keyfile=ssl_keyfile,
+        ssl_keyfile_password=os.environ.get("HALFBYTE_SSL_PASSWORD"),
+        ssl_ca_certs=ssl_ca_certs,
+        admin_keys=read_keys([], admin_key_file, ADMIN_ENVIRONMENT),
+        cors_origins=tuple(cors_origin or ()),
+        forwarded_allow_ips=forwarded_allow_ips,
+        max_body_bytes=max_body_size,
+        max_concurrent=max_concurrent,
+        rate_limit=None if rate_limit is None else Rate.parse(rate_limit),
+        drain_seconds=drain_seconds,
+        log_format=log_format.value,
+        log_level=log_level,
+        log_prompts=log_prompts,
+        otlp_endpoint=otlp_traces_endpoint,
     )
     template = read_chat_template(chat_template)
     models = Models()
@@ -88,6 +113,8 @@ def serve(
             source,
             max_requests=max_requests,
             stops=stops_of(chat_template),
+            max_prompt_len=max_prompt_len,
+            enable_lora=enable_lora or bool(adapters),
             chat_template=template,
             max_model_len=max_model_len,
             kv_cache=kv_cache,
@@ -96,6 +123,8 @@ def serve(
             speculative_tokens=speculative_tokens,
             compute=compute.value,
         )
+    for name, folder in adapters:
+        models.add_adapter(name, folder)
     run(settings, models)
 
 
@@ -104,11 +133,15 @@ def _named(model: str | None, name: str | None, more: list[str]) -> list[tuple[s
     if name is not None and model is None:
         raise typer.BadParameter("--served-model-name names MODEL, which is not given")
     named = [] if model is None else [(name or model, model)]
-    for given in more:
-        name, equals, source = given.partition("=")
-        if not (name and equals and source):
-            raise typer.BadParameter(f"--model {given!r} is not of the form NAME=MODEL")
-        named.append((name, source))
+    named += [_pair("--model", given) for given in more]
     if not named:
         raise typer.BadParameter("give a MODEL, or --model NAME=MODEL")
     return named
+
+
+def _pair(option: str, given: str) -> tuple[str, str]:
+    """NAME=VALUE."""
+    name, _, value = given.partition("=")
+    if not (name and value):
+        raise typer.BadParameter(f"{option} {given!r} is not of the form NAME=PATH")
+    return name, value

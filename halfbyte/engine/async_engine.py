@@ -40,9 +40,20 @@ if TYPE_CHECKING:
 class AsyncEngine:
     """Use it in one event loop: `async with AsyncEngine(model) as engine: async for delta in engine.generate(...)`."""
 
-    def __init__(self, model: str | Path, *, max_requests: int = 256, seed: int = 0, **settings: Any) -> None:
-        """settings: those of LLM. max_requests: in the engine at once, waiting or not; more are refused."""
-        self.max_requests = max_requests
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        max_requests: int = 256,
+        max_prompt_len: int | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        """settings: those of LLM. max_requests: in the engine at once, waiting or not; more are refused.
+
+        max_prompt_len: tokens of a prompt; by default as many as the context has room for.
+        """
+        self.max_requests, self.max_prompt_len = max_requests, max_prompt_len
         self.stats = Stats()
         self.max_model_len = 0
         self.restarts = 0
@@ -197,6 +208,10 @@ class AsyncEngine:
                 "try again later"
             )
         read = self._read(prompt)
+        if self.max_prompt_len is not None and len(read.token_ids) > self.max_prompt_len:
+            raise RequestError(
+                f"the prompt has {len(read.token_ids)} tokens, and at most {self.max_prompt_len} are taken"
+            )
         request_id = request_id or f"request-{next(self._numbers)}"
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
         if request_id in self._streams:
