@@ -37,7 +37,7 @@ def serve(
     ssl_certfile: server_options.Certificate = None,
     ssl_keyfile: server_options.PrivateKey = None,
     ssl_ca_certs: server_options.ClientAuthorities = None,
-    max_requests: server_options.MaxRequests = 256,
+    max_requests: server_options.MaxRequests = 1024,
     max_concurrent: server_options.MaxConcurrent = 1024,
     rate_limit: server_options.RateLimit = None,
     max_body_size: server_options.MaxBodySize = 4 << 20,

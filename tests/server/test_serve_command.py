@@ -38,7 +38,7 @@ def test_an_address_in_use_is_told_before_the_model_is_read(tmp_path):
     ("arguments", "code", "message"),
     [
         ([], 2, "give a MODEL"),
-        (["--model", "no-equals-sign"], 2, "NAME=MODEL"),
+        (["--model", "no-equals-sign"], 2, "'no-equals-sign' is not"),
         (["--served-model-name", "a", "--model", "b=c"], 2, "which is not given"),
         (["m", "--api-key-file", "/nowhere"], 1, "/nowhere"),
         (["m", "--ssl-certfile", "/nowhere"], 1, "--ssl-keyfile"),
