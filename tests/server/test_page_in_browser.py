@@ -1,0 +1,90 @@
+"""The chat page in a real browser: Chromium through Playwright, against the real model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+CHROMIUM = os.environ.get("HALFBYTE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+if CHROMIUM is None:
+    pytest.skip("there is no Chromium; set HALFBYTE_CHROMIUM=/path/to/it", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, server):
+    """Opens the page; at the end nothing may have failed in it, and nothing may have gone to another host."""
+    contexts, problems, asked = [], [], []
+
+    def open_page(**context):
+        contexts.append(browser.new_context(**context))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(60_000)
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(server.url)
+        playwright.expect(page.locator("#model-name")).to_have_text("smol")
+        page.get_by_role("button", name="Settings", exact=True).click()
+        page.get_by_label("Temperature").fill("0")
+        page.get_by_label("Longest answer").fill("40")
+        page.get_by_role("button", name="Close settings").click()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not problems
+    assert all(url.startswith((server.url, "data:")) for url in asked)
+
+
+def ask(page, text):
+    page.get_by_label("Message", exact=True).fill(text)
+    page.keyboard.press("Enter")
+
+
+def last_answer(page):
+    """The last answer, once it is finished."""
+    done = page.locator(".message.assistant:not(.busy)").last
+    playwright.expect(done.locator(".note")).not_to_be_empty(timeout=30_000)
+    return done
+
+
+def test_a_question_is_answered_and_measured(open_page):
+    page = open_page()
+    ask(page, "What is the capital of France?")
+    answer = last_answer(page)
+    assert "Paris" in answer.inner_text()
+    assert "tokens" in answer.locator(".note").inner_text()
+
+
+def test_a_question_can_be_edited_and_an_answer_made_again(open_page):
+    page = open_page()
+    ask(page, "What is the capital of France?")
+    first = last_answer(page).locator(".text").inner_text()
+    page.get_by_role("button", name="Regenerate").click()
+    assert last_answer(page).locator(".text").inner_text() == first
+    page.get_by_label("Message", exact=True).focus()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("What is the capital of Italy?")
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator(".message.assistant:not(.busy)").last).to_contain_text("Rome", timeout=30_000)
+    assert page.locator(".message.user").count() == 1
+
+
+def test_it_fits_on_a_phone(open_page):
+    page = open_page(viewport={"width": 360, "height": 740}, has_touch=True)
+    ask(page, "What is the capital of France?")
+    last_answer(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
