@@ -46,7 +46,6 @@ def serve(
     log_format: server_options.Log = server_options.LogFormat.TEXT,
     log_level: server_options.LogLevel = "info",
     log_prompts: server_options.LogPrompts = False,
-    otlp_traces_endpoint: server_options.OtlpEndpoint = None,
     chat_template: ChatTemplate = None,
     max_model_len: Annotated[
         int | None,
@@ -103,7 +102,6 @@ def serve(
         log_format=log_format.value,
         log_level=log_level,
         log_prompts=log_prompts,
-        otlp_endpoint=otlp_traces_endpoint,
     )
     template = read_chat_template(chat_template)
     models = Models()

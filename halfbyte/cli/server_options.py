@@ -130,16 +130,6 @@ LogLevel = Annotated[
 LogPrompts = Annotated[
     bool, typer.Option("--log-prompts", rich_help_panel=TOLD, help="Also log what is asked. Never done otherwise.")
 ]
-OtlpEndpoint = Annotated[
-    str | None,
-    typer.Option(
-        "--otlp-traces-endpoint",
-        metavar="URL",
-        rich_help_panel=TOLD,
-        show_default="none",
-        help="Send OpenTelemetry traces there, such as http://127.0.0.1:4318/v1/traces; needs halfbyte\\[otel].",
-    ),
-]
 Lora = Annotated[
     list[str] | None,
     typer.Option(

@@ -40,7 +40,7 @@ def post(app, parts, headers=(), **scope):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/", "headers": list(headers)} | scope
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": list(headers)} | scope
     asyncio.run(app(scope, receive, send))
     if not sent:
         return None
@@ -84,7 +84,7 @@ def test_a_client_that_goes_away_while_it_sends_is_let_go():
     async def send(message):
         raise AssertionError
 
-    asyncio.run(LIMITED({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send))
+    asyncio.run(LIMITED({"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}, receive, send))
 
 
 def depth_of(value):
@@ -126,12 +126,12 @@ def test_one_too_many_at_once_is_told_when_to_come_again():
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(limited), base_url="http://t") as client:
-            busy = [asyncio.ensure_future(client.post("/")) for _ in range(2)]
+            busy = [asyncio.ensure_future(client.post("/v1/completions")) for _ in range(2)]
             await asyncio.sleep(0.01)
-            refused = await client.post("/")
+            refused = await client.post("/v1/completions")
             looked = asyncio.ensure_future(client.get("/"))  # who only looks is not counted
             release.set()
-            return refused, [(await each).status_code for each in [*busy, looked]], await client.post("/")
+            return refused, [(await each).status_code for each in [*busy, looked]], await client.post("/v1/completions")
 
     refused, answers, after = asyncio.run(run())
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
