@@ -68,6 +68,20 @@ def test_a_question_is_answered_and_measured(open_page):
     assert "tokens" in answer.locator(".note").inner_text()
 
 
+def test_an_answer_can_be_stopped_with_a_key(open_page, server):
+    page = open_page()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("Longest answer").fill("1500")
+    page.get_by_role("button", name="Close settings").click()
+    ask(page, "Write a very long story about a lighthouse.")
+    playwright.expect(page.locator(".message.assistant.busy .text")).not_to_be_empty(timeout=30_000)
+    page.get_by_label("Message", exact=True).focus()
+    page.keyboard.press("Escape")
+    last_answer(page)
+    server.wait_until_idle()
+    assert page.get_by_role("button", name="Send", exact=True).is_visible()
+
+
 def test_a_question_can_be_edited_and_an_answer_made_again(open_page):
     page = open_page()
     ask(page, "What is the capital of France?")
