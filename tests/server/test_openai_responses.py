@@ -69,9 +69,9 @@ def test_an_answer_is_kept_and_gone_on_from(client):
 
 def test_a_stream_tells_the_same_in_typed_events(client, server):
     async def run():
-        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as asking:
             asked = {"model": MODEL, "input": FRANCE, "temperature": 0, "max_output_tokens": 20}
-            return [event async for event in await client.responses.create(**asked, stream=True)]
+            return [event async for event in await asking.responses.create(**asked, stream=True)]
 
     events = asyncio.run(run())
     kinds = [event.type for event in events]
