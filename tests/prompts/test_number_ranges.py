@@ -38,7 +38,8 @@ def test_numbers(low, width, tried, how):
     names = ("exclusiveMinimum", "exclusiveMaximum") if how else ("minimum", "maximum")
     found = pattern("number", dict(zip(names, (float(low), float(high)), strict=True)))
     inside = low < tried < high if how else low <= tried <= high
-    if found.fullmatch(f"{tried:.4f}"):
+    places = 2 + max(len(str(float(bound)).partition(".")[2]) for bound in (low, high))
+    if found.fullmatch(f"{tried:.{places}f}"):
         assert inside
     elif tried:
         assert not inside

@@ -327,19 +327,22 @@ def test_too_much_is_refused_at_the_door(web, server):
 
 def test_a_killed_engine_is_told_of_at_once_and_comes_back(web, server):
     ends = []
+    begun = threading.Semaphore(0)
 
     def read():
         with httpx.Client(base_url=server.url, headers=USER, timeout=20) as mine:
             body = {"prompt": "Once", "max_tokens": 15_000, "ignore_eos": True, "stream": True}
             with mine.stream("POST", "/v1/completions", json=body) as response:
-                lines = [line for line in response.iter_lines() if line]
+                every = (line for line in response.iter_lines() if line)
+                lines = [next(every)]
+                begun.release()
+                lines += every
             ends.append((time.monotonic(), lines[-2:]))
 
     readers = [threading.Thread(target=read) for _ in range(4)]
     for reader in readers:
         reader.start()
-    while server.engine.unfinished < 4 or server.engine.stats.running < 4:
-        time.sleep(0.01)
+        assert begun.acquire(timeout=20)
     pid = server.engine.pid
     os.kill(pid, signal.SIGKILL)
     killed = time.monotonic()
