@@ -47,15 +47,51 @@ class StreamDecoder(ABC):
 
 
 class PieceReader:
-    """The pieces of the vocabulary that take part in decoding, by id."""
+    """The pieces of the vocabulary that take part in decoding, by id. Remembers those that came."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, skip_special_tokens: bool) -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, decode: Callable[[list[str]], str], *, skip_special_tokens: bool
+    ) -> None:
+        """decode: the text of pieces."""
         self._backend = backend
+        self.decode = decode
+        self._anchor_length = len(decode([ANCHOR]))
+        self._pieces: dict[int, str | None] = {}
+        self._bytes: dict[int, bytes] = {}
+        self._texts: dict[str, str] = {}
         added = backend.get_added_tokens_decoder().values() if skip_special_tokens else ()
         self._skipped = frozenset(token.content for token in added if token.special)
 
     def __call__(self, token: int) -> str | None:
         """The piece, or None if decoding leaves the token out (special, or not in the vocabulary)."""
+        try:
+            return self._pieces[token]
+        except KeyError:
+            piece = self._pieces[token] = self._read(token)
+            return piece
+
+    def bytes_of(self, token: int) -> bytes:
+        """What a byte-level piece spells, nothing for one that is left out."""
+        try:
+            return self._bytes[token]
+        except KeyError:
+            piece = self(token)
+            found = self._bytes[token] = b"" if piece is None else piece_bytes(piece)
+            return found
+
+    def text_of(self, piece: str) -> str:
+        """The text of a piece that is not the first."""
+        try:
+            return self._texts[piece]
+        except KeyError:
+            text = self._texts[piece] = self.decode([ANCHOR, piece])[self._anchor_length :]
+            return text
+
+    def text_of_run(self, pieces: list[str]) -> str:
+        """The text of pieces that are not the first."""
+        return self.decode([ANCHOR, *pieces])[self._anchor_length :]
+
+    def _read(self, token: int) -> str | None:
         try:
             piece = self._backend.id_to_token(token)
         except OverflowError as error:
@@ -69,11 +105,16 @@ class ByteLevelStream(StreamDecoder):
     def __init__(self, pieces: PieceReader) -> None:
         self._pieces = pieces
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._is_between = True  # characters
 
     def push(self, token: int) -> str:
         """The characters that this token's bytes complete."""
-        piece = self._pieces(token)
-        return "" if piece is None else self._utf8.decode(piece_bytes(piece))
+        data = self._pieces.bytes_of(token)
+        if self._is_between and data.isascii():
+            return data.decode("ascii")
+        text = self._utf8.decode(data)
+        self._is_between = not self._utf8.getstate()[0]
+        return text
 
     def flush(self) -> str:
         """At most one unfinished character."""
@@ -83,12 +124,8 @@ class ByteLevelStream(StreamDecoder):
 class PieceStream(StreamDecoder):
     """For decoders that turn each piece into text by itself, such as SentencePiece's."""
 
-    def __init__(
-        self, pieces: PieceReader, decode_pieces: Callable[[list[str]], str], *, byte_fallback: bool = False
-    ) -> None:
+    def __init__(self, pieces: PieceReader, *, byte_fallback: bool = False) -> None:
         self._pieces = pieces
-        self._decode_pieces = decode_pieces
-        self._anchor_length = len(decode_pieces([ANCHOR]))
         self._head: list[str] | None = []  # the pieces so far, until one of them has been more than nothing
         self._byte_fallback = byte_fallback
         self._run: list[str] = []  # byte pieces, valid so far
@@ -100,8 +137,10 @@ class PieceStream(StreamDecoder):
         piece = self._pieces(token)
         if piece is None:
             return ""
-        if self._byte_fallback and (match := _BYTE_PIECE.fullmatch(piece)):
+        if self._byte_fallback and piece.startswith("<0x") and (match := _BYTE_PIECE.fullmatch(piece)):
             return self._push_byte(piece, int(match[1], 16))
+        if self._head is None and not self._run and not self._run_is_broken:
+            return self._pieces.text_of(piece)
         return self._end_run() + self._text([piece])
 
     def flush(self) -> str:
@@ -129,11 +168,11 @@ class PieceStream(StreamDecoder):
         return self._text(run) if run else ""
 
     def _text(self, pieces: list[str]) -> str:
-        later = self._decode_pieces([ANCHOR, *pieces])[self._anchor_length :]
+        later = self._pieces.text_of_run(pieces)
         if self._head is None:
             return later
         self._head += pieces
-        text = self._decode_pieces(self._head)
+        text = self._pieces.decode(self._head)
         if later:
             self._head = None
         return text

@@ -62,6 +62,7 @@ class Tokenizer:
         self._cleans_up = config.clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
         self._stream_kind: StreamKind = "held" if self._cleans_up else stream_kind(backend)
         self._token_bytes: dict[int, bytes] = {}
+        self._readers: dict[bool, PieceReader] = {}  # by whether they skip special tokens
 
     @classmethod
     def from_source(cls, source: Source) -> Tokenizer:
@@ -126,11 +127,14 @@ class Tokenizer:
         """A decoder for tokens that arrive one at a time."""
         if self._stream_kind == "held":
             return HeldStream(lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens))
-        pieces = PieceReader(self.backend, skip_special_tokens=skip_special_tokens)
+        pieces = self._readers.get(skip_special_tokens)
+        if pieces is None:
+            decode = self.backend.decoder.decode if self.backend.decoder else " ".join
+            pieces = PieceReader(self.backend, decode, skip_special_tokens=skip_special_tokens)
+            self._readers[skip_special_tokens] = pieces
         if self._stream_kind == "bytes":
             return ByteLevelStream(pieces)
-        decode = self.backend.decoder.decode if self.backend.decoder else " ".join
-        return PieceStream(pieces, decode, byte_fallback=self._stream_kind == "pieces and bytes")
+        return PieceStream(pieces, byte_fallback=self._stream_kind == "pieces and bytes")
 
     def _special_id(self, role: str) -> int | None:
         text = self.special_tokens.get(role)

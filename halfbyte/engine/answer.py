@@ -37,10 +37,14 @@ class Answer:
         self._decoder = tokenizer.stream(skip_special_tokens=skip)
         self._stops = StopStrings(params.stop_strings, include=params.include_stop_str_in_output)
         self._before = tokenizer.decode(prompt_token_ids, skip_special_tokens=skip) if params.echo else ""
+        self._finals = self.ends.union(params.stop_ids)
+        self._is_simple = constraint is None and not params.stop_strings  # only its number and the token can end it
 
     def accept(self, token: int) -> Delta:
         """Take the next token. The Delta says whether it was the last."""
         self.count += 1
+        if self._is_simple and self.count < self.max_tokens and token not in self._finals and not self._before:
+            return Delta(self._decoder.push(token), token, None, None, self.index)
         text, finish, reason = self._read(token)
         text, self._before = self._before + text, ""
         return Delta(text, token, finish, reason, self.index)

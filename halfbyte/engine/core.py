@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -11,22 +10,20 @@ import torch
 
 from halfbyte.engine.adapters import Adapters, for_pass
 from halfbyte.engine.admission import check_request, prompt_of
-from halfbyte.engine.answer import Answer
-from halfbyte.engine.bad_words import tokens_of_words
 from halfbyte.engine.block_pool import BlockPool
 from halfbyte.engine.choose import choose
 from halfbyte.engine.constraint import Constraints
 from halfbyte.engine.damage import not_finite
+from halfbyte.engine.flight import Drawn, Flight
 from halfbyte.engine.memory import count_blocks
+from halfbyte.engine.new_sequence import new_sequence
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.outputs import Begun
 from halfbyte.engine.prompt_results import gather_prompt_logprobs, pool
 from halfbyte.engine.request import Request
 from halfbyte.engine.runner import Runner
-from halfbyte.engine.sampler_row import SamplerRow
+from halfbyte.engine.sampler import UNDECIDED
 from halfbyte.engine.scheduler import Scheduler
-from halfbyte.engine.sequence import Sequence
-from halfbyte.engine.speculate import NgramIndex
 from halfbyte.engine.stats import Stats
 from halfbyte.errors import HalfbyteError
 
@@ -37,6 +34,7 @@ if TYPE_CHECKING:
     from halfbyte.engine.request import Pooling
     from halfbyte.engine.sampling_params import SamplingParams
     from halfbyte.engine.scheduler import Scheduled
+    from halfbyte.engine.sequence import Sequence
     from halfbyte.models.network import AdaptLayer, Network
 
     # a request's id, and a step of an answer, its pooled hidden state [D], or why it failed
@@ -58,10 +56,12 @@ class Engine:
         self.network, self.tokenizer, self.context, self.options = network, tokenizer, context, options
         self.constraints = Constraints(tokenizer, config.vocab_size)
         self.adapters = Adapters(config, network.device, enabled=options.enable_lora)
-        self.runner = Runner(network, blocks, size)
         self.scheduler = Scheduler(
             BlockPool(blocks), size, options.max_num_batched_tokens, seqs, caching=options.enable_prefix_caching
         )
+        self.runner = Runner(network, blocks, size, self.scheduler.tables)
+        self.overlap = bool(options.overlap)
+        self._flight: Flight | None = None  # launched, and not landed
         self.requests: dict[str, Request] = {}
         self.stats = Stats(blocks=blocks)
         self._arrivals = 0
@@ -107,27 +107,18 @@ class Engine:
         request = self.requests.pop(request_id, None)
         if request is not None:
             self._drop(request)
+        if not self.requests:
+            self._flight = None
 
     def step(self) -> list[Event]:
-        """One pass through the network, and what came of it."""
-        self._guess()
-        batch = self.scheduler.schedule()
-        if not batch:
+        """What came of one pass through the network, behind which the next may have been launched."""
+        flight = self._flight or self._launch()
+        if flight is None:
             return []
-        self.stats.drafted_tokens += sum(item.drafted for item in batch)
-        self.stats.computed_tokens += sum(item.count for item in batch)
-        self._note_beginnings(batch)
-        adapt = for_pass([(item.sequence.request.adapter, item.count) for item in batch])
-        hidden = self.runner.forward(batch, adapt)
-        parts = torch.split(hidden, [item.count for item in batch])
-        firsts = accumulate((item.count for item in batch), initial=0)
-        choices = choose(self.network, hidden, list(zip(batch, firsts, strict=False)), self._text_of)
-        events: list[Event] = []
-        for item, part, choice in zip(batch, parts, choices, strict=True):
-            try:
-                events += self._advance(item, part, choice, adapt)
-            except HalfbyteError as error:
-                events.append(self._fail(item.sequence.request, error))
+        self._flight = self._launch(flight) if self._may_overtake(flight) else None
+        events = self._land(flight) if flight.drawn is None else self._land_drawn(flight, flight.drawn)
+        if not self.requests:
+            self._flight = None  # nobody waits for it
         self.stats.steps += 1
         self.count()
         return events
@@ -140,28 +131,116 @@ class Engine:
         stats.blocks_used = stats.blocks - scheduler.pool.available
         stats.queried_tokens, stats.cached_tokens = scheduler.queried_tokens, scheduler.cached_tokens
 
-    def _advance(
-        self, item: Scheduled, hidden: torch.Tensor, choice: Choice | None, adapt: AdaptLayer | None
-    ) -> list[Event]:
+    def _may_overtake(self, flight: Flight) -> bool:
+        """Whether a pass can be launched before what `flight` chooses is known here."""
+        scheduler = self.scheduler
+        return (
+            self.overlap
+            and flight.drawn is not None
+            and _are_plain(scheduler.running)
+            and _are_plain(scheduler.waiting[: scheduler.max_seqs])
+        )
+
+    @torch.inference_mode()
+    def _launch(self, before: Flight | None = None) -> Flight | None:
+        """before: the pass whose tokens are not known here yet."""
+        self._guess()
+        batch = self.scheduler.schedule()
+        if not batch:
+            return None
+        self.stats.computed_tokens += sum([item.count for item in batch])
+        self._note_beginnings(batch)
+        chosen = before.drawn.inputs if before and before.drawn else None
+        flight = Flight(batch, self.runner.forward(batch, self._adapt(batch), chosen=chosen))
+        if _are_plain([item.sequence for item in batch]):
+            flight.drawn = Drawn(self.network, flight, may_wait=not self.overlap)
+        return flight
+
+    def _adapt(self, batch: list[Scheduled]) -> AdaptLayer | None:
+        if not self.options.enable_lora:
+            return None
+        return for_pass([(item.sequence.request.adapter, item.count) for item in batch])
+
+    def _land_drawn(self, flight: Flight, drawn: Drawn) -> list[Event]:
+        """Take note of a pass whose tokens were drawn on the device."""
+        events: list[Event] = []
+        tokens, lane = drawn.read(), -1
+        for item in flight.batch:
+            sequence = item.sequence
+            lane += item.is_complete
+            if sequence.ended or sequence in flight.void:
+                continue
+            if not item.is_complete:  # there is more of the prompt
+                self.scheduler.computed(sequence, item.count, item.first + item.count)
+                continue
+            sequence.unknown -= 1
+            token: int | None = tokens[lane]
+            if token == UNDECIDED:
+                token = self._decide(drawn, lane, sequence)
+            if token is None or token < 0:
+                events.append(self._fail(sequence.request, not_finite(self.runner, item, self._adapt([item]))))
+                continue
+            delta = sequence.answer.accept(token)
+            sequence.token_ids.append(token)
+            sequence.row.record(token)
+            self.stats.generated_tokens += 1
+            if sequence.answer.count > 1 and delta.finish_reason is None:  # nearly always: no more to be done
+                self.scheduler.computed(sequence, item.count, len(sequence.token_ids) - 1)
+                events.append((sequence.request.id, delta))
+            else:
+                events += self._answered(item, [delta])
+        return events
+
+    def _decide(self, drawn: Drawn, lane: int, sequence: Sequence) -> int | None:
+        """The token of a lane that the device left open. A pass that was launched meanwhile has computed nonsense."""
+        later = self._flight
+        for item in later.batch if later else ():
+            if item.sequence is sequence and later:
+                later.void.add(sequence)
+                sequence.ahead -= item.count
+                sequence.unknown -= item.is_complete
+        sequence.is_plain = False  # it may be so again, and each time is a pass for nothing
+        return drawn.decide(lane)
+
+    def _land(self, flight: Flight) -> list[Event]:
+        """Choose the tokens of a pass whose requests ask for more than drawing them, and take note of it."""
+        batch, hidden = flight.batch, flight.hidden
+        self.stats.drafted_tokens += sum(item.drafted for item in batch)
+        parts = torch.split(hidden, [item.count for item in batch])
+        firsts = accumulate((item.count for item in batch), initial=0)
+        choices = choose(self.network, hidden, list(zip(batch, firsts, strict=False)), self._text_of)
+        events: list[Event] = []
+        for item, part, choice in zip(batch, parts, choices, strict=True):
+            if item.sequence.ended:
+                continue  # another of its request's answers has just failed
+            try:
+                events += self._advance(item, part, choice)
+            except HalfbyteError as error:
+                events.append(self._fail(item.sequence.request, error))
+        return events
+
+    def _advance(self, item: Scheduled, hidden: torch.Tensor, choice: Choice | None) -> list[Event]:
         """Take what the pass gave one sequence."""
         sequence = item.sequence
-        request = sequence.request
-        if request.id not in self.requests:
-            return []  # another of its answers has just failed
         gather_prompt_logprobs(self.network, item, hidden, self._text_of)
-        if request.pooling:
+        if sequence.request.pooling:
             return self._pooled(item, hidden)
         if choice is None:  # there is more of the prompt
-            self.scheduler.computed(sequence, sequence.num_computed + item.count)
+            self.scheduler.computed(sequence, item.count, item.first + item.count)
             return []
-        is_first = sequence.answer.count == 0
+        sequence.unknown -= 1
         deltas, is_damaged = self._accept(sequence, choice)
         if is_damaged:
-            raise not_finite(self.runner, item, adapt)
-        if is_first and sequence.answer.index == 0:
-            deltas[0] = replace(deltas[0], prompt_logprobs=request.prompt_logprobs or None, begun=request.begun)
-        self.scheduler.computed(sequence, len(sequence.token_ids) - 1)
-        if is_first and sequence.answer.index == 0:
+            raise not_finite(self.runner, item, self._adapt([item]))
+        return self._answered(item, deltas)
+
+    def _answered(self, item: Scheduled, deltas: list[Delta]) -> list[Event]:
+        """Take note of more of an answer, which the sequence has already."""
+        sequence, request = item.sequence, item.sequence.request
+        is_first = sequence.answer.count == len(deltas) and sequence.answer.index == 0
+        self.scheduler.computed(sequence, item.count, len(sequence.token_ids) - 1)
+        if is_first:
+            deltas[0].prompt_logprobs, deltas[0].begun = request.prompt_logprobs or None, request.begun
             for index in range(1, request.params.drawn):  # they find the prompt in the prefix cache
                 self._begin(request, index)
         if deltas[-1].finish_reason:
@@ -178,7 +257,8 @@ class Engine:
             delta = sequence.answer.accept(token)
             sequence.token_ids.append(token)
             sequence.row.record(token)
-            deltas.append(replace(delta, logprobs=choice.logprobs[place]) if choice.logprobs else delta)
+            delta.logprobs = choice.logprobs[place] if choice.logprobs else None
+            deltas.append(delta)
             if delta.finish_reason or place == len(draft) or draft[place] != token:
                 break
             self.stats.accepted_tokens += 1
@@ -187,7 +267,7 @@ class Engine:
 
     def _pooled(self, item: Scheduled, hidden: torch.Tensor) -> list[Event]:
         pooled = pool(item, hidden)
-        self.scheduler.computed(item.sequence, item.sequence.num_computed + item.count)
+        self.scheduler.computed(item.sequence, item.count, item.first + item.count)
         if pooled is None:
             return []
         self._finish(item.sequence)
@@ -195,30 +275,20 @@ class Engine:
 
     def _begin(self, request: Request, index: int) -> None:
         """Queue one of a request's answers."""
-        params, prompt, tokenizer = request.params, request.prompt_token_ids, self.tokenizer
-        constraint = self.constraints.start(params)
-        answer = Answer(params, tokenizer, prompt, self.context - len(prompt), index, constraint)
-        row = SamplerRow(
-            params, request.seed + index, prompt,
-            ends=(*answer.ends, *params.stop_ids),
-            bad_words=tokens_of_words(params.bad_words or (), tokenizer),
-            constraint=constraint,
-        )  # fmt: skip
-        sequence = Sequence(request, (request.priority, request.arrival, index), prompt.copy(), answer, row)
-        sequence.cache_salt = self.runner.salt(len(prompt)) + (
-            b"/%d" % request.adapter.number if request.adapter else b""
+        constraint = self.constraints.start(request.params)
+        salt, speculates = self.runner.salt(len(request.prompt_token_ids)), self.options.speculative_tokens > 0
+        sequence = new_sequence(
+            request, index, self.tokenizer, self.context, constraint, salt=salt, speculates=speculates
         )
-        sequence.may_reuse_prefix = params.prompt_logprobs is None and request.pooling != "mean"
-        if self.options.speculative_tokens and constraint is None and not request.pooling:
-            sequence.ngrams = NgramIndex()
         request.sequences.append(sequence)
         self.scheduler.add(sequence)
 
     def _note_beginnings(self, batch: list[Scheduled]) -> None:
         now = time.monotonic()
         for item in batch:
-            if item.sequence.request.begun is None:
-                item.sequence.request.begun = Begun(now, item.sequence.num_computed)
+            request = item.sequence.request
+            if request.begun is None:
+                request.begun = Begun(now, item.first)
 
     def _guess(self) -> None:
         """Let each sequence that is about to decode guess how it goes on."""
@@ -250,3 +320,8 @@ class Engine:
 
     def _text_of(self, token: int) -> str:
         return self.tokenizer.decode([token], skip_special_tokens=False)
+
+
+def _are_plain(sequences: list[Sequence]) -> bool:
+    """Whether nothing has to be known here to choose the next token of each."""
+    return all(sequence.is_plain and not sequence.row.edits for sequence in sequences)

@@ -33,7 +33,7 @@ class Begun:
     cached_tokens: int  # of the prompt, that were found in the prefix cache
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would treble the cost of making one
 class Delta:
     """One step of a streamed answer. The texts of all steps, joined, are the answer's text."""
 

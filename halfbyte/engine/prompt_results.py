@@ -22,7 +22,7 @@ def gather_prompt_logprobs(
 ) -> None:
     """Add those that a pass can tell to the request's. hidden: [count, D] of the item's tokens."""
     sequence = item.sequence
-    request, first = sequence.request, sequence.num_computed
+    request, first = sequence.request, item.first
     most = request.params.prompt_logprobs
     if most is None or sequence.answer.index or len(request.prompt_logprobs) == sequence.prompt_length:
         return
@@ -40,10 +40,10 @@ def gather_prompt_logprobs(
 def pool(item: Scheduled, hidden: torch.Tensor) -> torch.Tensor | None:
     """The prompt's pooled hidden state, float32 [D], once its last token is there."""
     sequence = item.sequence
-    request, end = sequence.request, sequence.num_computed + item.count
+    request, end = sequence.request, item.first + item.count
     if request.pooling == "mean":
         total = hidden.double().sum(0)
-        begun = request.hidden_sum if sequence.num_computed else None  # anew after a preemption
+        begun = request.hidden_sum if item.first else None  # anew after a preemption
         request.hidden_sum = total if begun is None else begun + total
     if end < len(sequence.token_ids):
         return None

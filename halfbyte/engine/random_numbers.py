@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,14 +12,15 @@ if TYPE_CHECKING:
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def uniform(seeds: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
-    """Float64 [B] in [0, 1): for each seed (any integer) its number at that step.
+def uniform(seeds: Sequence[int], steps: Sequence[int]) -> np.ndarray:
+    """Float64 [B] in [0, 1): for each seed (0 to 2**64 - 1) its number at that step.
 
     A counter-based generator: SplitMix64 (Steele, Lea, Flood 2014), begun at a scrambled seed and moved on by the step.
     """
-    state = _scramble(np.array([seed % 2**64 for seed in seeds], dtype=np.uint64))
+    state = _scramble(np.array(seeds, dtype=np.uint64))
     bits = _scramble(state + GOLDEN * np.array(steps, dtype=np.uint64))
-    return torch.from_numpy((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+    numbers: np.ndarray = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
 
 
 def _scramble(x: np.ndarray) -> np.ndarray:

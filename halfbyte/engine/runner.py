@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from halfbyte.engine.transfer import upload
 from halfbyte.kernels.interface import PagedBatch, PagedCaches
 
 if TYPE_CHECKING:
+    from halfbyte.engine.block_tables import BlockTables
     from halfbyte.engine.scheduler import Scheduled
     from halfbyte.models.network import AdaptLayer, Network, Watch
 
@@ -30,10 +32,11 @@ class PagedAttend:
 class Runner:
     """The network and the memory for keys and values."""
 
-    def __init__(self, network: Network, num_blocks: int, block_size: int) -> None:
+    def __init__(self, network: Network, num_blocks: int, block_size: int, tables: BlockTables) -> None:
         config = network.config
         self.network = network
         self.block_size = block_size
+        self.tables = tables
         self.device = network.device
         with torch.inference_mode(False):  # what is made in inference mode could not be written outside it
             self.caches = [
@@ -45,55 +48,77 @@ class Runner:
             ]
         self.needs_lengths = config.rope.rope_type == "dynamic"
 
+    @torch.inference_mode()
     def forward(
-        self, batch: list[Scheduled], adapt: AdaptLayer | None = None, watch: Watch | None = None
+        self,
+        batch: list[Scheduled],
+        adapt: AdaptLayer | None = None,
+        watch: Watch | None = None,
+        chosen: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Hidden states [T, D] of the pass's tokens, in the order of the batch. May be repeated: it only adds."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        for item in batch:
-            sequence, first = item.sequence, item.sequence.num_computed
-            end, size = first + item.count, self.block_size
-            tokens += sequence.token_ids[first:end]
-            tokens += sequence.draft[: max(0, end - len(sequence.token_ids))]
-            positions += range(first, end)
-            slots += [sequence.block_table[i // size] * size + i % size for i in range(first, end)]
-        numbers = torch.tensor([tokens, positions, slots]).to(self.device, non_blocking=True)
-        lengths = self._lengths(batch).to(self.device) if self.needs_lengths else None
-        attend = PagedAttend(self.network, self.caches, self._paged(batch, numbers[2]))  # type: ignore[arg-type]
-        return self.network.forward(numbers[0], numbers[1], attend, lengths, adapt, watch)
+        """Hidden states [T, D] of the pass's tokens, in the order of the batch. May be repeated: it only adds.
+
+        chosen: what the pass before chose, on the device: int64, by `Sequence.lane`. It is read where a sequence's
+        next token is not known here yet.
+        """
+        size = self.block_size
+        tokens = np.array(_tokens(batch), dtype=np.int64)
+        counts = np.array([item.count for item in batch], dtype=np.int64)
+        firsts = np.array([item.first for item in batch], dtype=np.int64)
+        starts = np.zeros(len(batch) + 1, dtype=np.int32)
+        counts.cumsum(out=starts[1:], dtype=np.int32)
+        contexts = firsts + counts
+        widest, longest = int(counts.max()), int(contexts.max())
+        owners, positions = np.arange(len(batch)), firsts
+        if widest > 1:
+            owners = owners.repeat(counts)
+            positions = np.arange(len(tokens)) + (firsts - starts[:-1])[owners]
+        tables = self.tables.rows[:, : -(-longest // size)][[item.sequence.place for item in batch]]
+        slots = tables[owners, positions // size] * np.int64(size) + positions % size
+        numbers = [tokens, positions, slots, tables, starts, contexts.astype(np.int32)]
+        if self.needs_lengths:
+            numbers.append(_lengths(batch, owners, positions))
+        tokens_, positions_, slots_, tables_, starts_, contexts_, *more = upload(numbers, self.device)
+        paged = PagedBatch(slots_, tables_, starts_, contexts_, widest, longest)
+        attend = PagedAttend(self.network, self.caches, paged)  # type: ignore[arg-type]
+        if chosen is not None:
+            tokens_ = _with_chosen(tokens, tokens_, chosen)
+        return self.network.forward(tokens_, positions_, attend, more[0] if more else None, adapt, watch)
 
     def salt(self, prompt_length: int) -> bytes:
         """What keys and values of a sequence depend on besides its tokens, see `_lengths`."""
         longer = self.needs_lengths and prompt_length > self.network.config.max_position_embeddings
         return b"%d" % prompt_length if longer else b""
 
-    def _paged(self, batch: list[Scheduled], slots: torch.Tensor) -> PagedBatch:
-        contexts = [item.sequence.num_computed + item.count for item in batch]
-        widest = -(-max(contexts) // self.block_size)
-        tables = np.zeros((len(batch), widest), dtype=np.int32)
-        for row, item in zip(tables, batch, strict=True):
-            table = item.sequence.block_table[:widest]
-            row[: len(table)] = table
-        starts = np.zeros(len(batch) + 1, dtype=np.int32)
-        np.cumsum([item.count for item in batch], out=starts[1:])
-        tables_, starts_, contexts_ = (
-            torch.from_numpy(x).to(self.device, non_blocking=True)
-            for x in (tables, starts, np.array(contexts, dtype=np.int32))
-        )
-        return PagedBatch(slots, tables_, starts_, contexts_, max(item.count for item in batch), max(contexts))
 
-    def _lengths(self, batch: list[Scheduled]) -> torch.Tensor:
-        """The length that dynamic scaling sees at each token.
+def _tokens(batch: list[Scheduled]) -> list[int]:
+    """Of all sequences; ~lane where it is not known here."""
+    tokens: list[int] = []
+    for item in batch:
+        sequence, first = item.sequence, item.first
+        known = sequence.token_ids
+        if item.count == 1:  # the usual case
+            tokens.append(known[first] if first < len(known) else ~sequence.lane)
+        else:
+            end = first + item.count
+            tokens += known[first:end]
+            tokens += sequence.draft[: max(0, end - len(known))]
+    return tokens
 
-        It is the prompt's for all of the prompt, whichever chunk they are in, and then grows with the answer: whether
-        a token is computed for the first time or again makes no difference.
-        """
-        return torch.tensor(
-            [
-                max(item.sequence.prompt_length, place + 1)
-                for item in batch
-                for place in range(item.sequence.num_computed, item.sequence.num_computed + item.count)
-            ]
-        )
+
+def _with_chosen(tokens: np.ndarray, there: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """tokens: as _tokens gives them, on the device too as `there`."""
+    if np.array_equal(~tokens, np.arange(len(chosen))):
+        return chosen
+    return torch.where(there < 0, chosen[(~there).clamp_(0)], there) if (tokens < 0).any() else there
+
+
+def _lengths(batch: list[Scheduled], owners: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The length that dynamic scaling sees at each token.
+
+    It is the prompt's for all of the prompt, whichever chunk they are in, and then grows with the answer: whether a
+    token is computed for the first time or again makes no difference.
+    """
+    prompts = np.array([item.sequence.prompt_length for item in batch], dtype=np.int64)
+    lengths: np.ndarray = np.maximum(prompts[owners], positions + 1)
+    return lengths

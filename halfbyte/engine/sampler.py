@@ -1,30 +1,49 @@
 """From logits to tokens, for a batch of requests that each have parameters and a seed of their own.
 
 A row's token depends on nothing but the row: what is drawn for a seed is the same alone and in any batch. Probabilities
-are taken in float64, so that the order of a vectorised loop does not show. Nothing here waits for the device but what
-`sample` returns.
+are taken in float64, so that the order of a vectorised loop does not show. `draw` works on the device and does not
+wait for it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from halfbyte.engine.logit_edits import edit
 from halfbyte.engine.random_numbers import uniform
+from halfbyte.engine.transfer import upload
 
 if TYPE_CHECKING:
     from halfbyte.engine.sampler_row import SamplerRow
     from halfbyte.engine.sampling_params import SamplingParams
 
-# (logits [B, V], parameters of each row, uniform numbers [B, 1] in [0, 1)) -> tokens [B]
-Draw = Callable[[torch.Tensor, "Sequence[SamplingParams]", torch.Tensor], torch.Tensor]
-
 NUCLEUS = 256  # candidates that top_p tries before looking for how many it needs
+DAMAGED, UNDECIDED = -1, -2  # in place of a token: a logit was not finite; it takes waiting for the device to tell
+
+
+@dataclass(slots=True)
+class Columns:
+    """The rows' parameters: float64 [B, 5] as SamplerRow.numbers has them."""
+
+    numbers: torch.Tensor
+    uniform: torch.Tensor  # float64 [B, 1], in [0, 1)
+    has_min_p: bool
+    may_wait: bool
+
+    def __getitem__(self, place: int) -> torch.Tensor:
+        return self.numbers[:, place : place + 1]
+
+
+TEMPERATURE, TOP_P, TOP_K, MIN_P, TYPICAL_P = range(5)
+
+Draw = Callable[[torch.Tensor, Columns], torch.Tensor]  # logits [B, V] -> tokens [B]
 
 
 @torch.inference_mode()
@@ -34,14 +53,22 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> list[int | None]
     In vLLM's order: allowed and banned tokens, constraints, logit_bias, penalties, temperature, min_p, top_k, top_p,
     and then typical_p.
     """
-    finite = logits.sum(-1).isfinite()  # the sum is finite if all are
-    edit(logits, rows)
-    tokens = first_of_largest(logits)
-    for draw, members in _grouped(rows, logits.shape[1]).items():
-        numbers = uniform([rows[i].seed for i in members], [rows[i].step for i in members]).to(logits.device)
-        part = logits if len(members) == len(rows) else logits[members]
-        tokens[members] = draw(part, [rows[i].params for i in members], numbers[:, None])
-    return [None if token < 0 else token for token in tokens.where(finite, -1).tolist()]
+    finite = _finite(logits)
+    if any(row.edits for row in rows):
+        edit(logits, rows)
+    tokens = _draw(logits, rows, [row.step for row in rows], may_wait=True)
+    return [None if token < 0 else token for token in tokens.where(finite, DAMAGED).tolist()]
+
+
+@torch.inference_mode()
+def draw(
+    logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int], *, may_wait: bool = False
+) -> torch.Tensor:
+    """Tokens [B] on the device, DAMAGED or UNDECIDED among them, for rows that edit nothing and are at these steps.
+
+    may_wait: none is to be UNDECIDED.
+    """
+    return _draw(logits, rows, steps, may_wait=may_wait).where(_finite(logits), DAMAGED)
 
 
 def first_of_largest(logits: torch.Tensor) -> torch.Tensor:
@@ -49,12 +76,34 @@ def first_of_largest(logits: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(logits.numpy().argmax(-1)) if logits.device.type == "cpu" else logits.argmax(-1)
 
 
+def _finite(logits: torch.Tensor) -> torch.Tensor:
+    return logits.sum(-1).isfinite()  # the sum is finite if all are
+
+
+def _draw(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int], *, may_wait: bool) -> torch.Tensor:
+    groups = _grouped(rows, logits.shape[1])
+    tokens: torch.Tensor | None = None
+    for way, members in groups.items():
+        chosen = [rows[i] for i in members]
+        numbers = np.array([row.numbers for row in chosen], dtype=np.float64)
+        random = uniform([row.seed for row in chosen], [steps[i] for i in members])[:, None]
+        where, given, drawn = upload([np.array(members), numbers, random], logits.device)
+        columns = Columns(given, drawn, bool(numbers[:, MIN_P].any()), may_wait)
+        if len(members) == len(rows):
+            return way(logits, columns)
+        tokens = first_of_largest(logits) if tokens is None else tokens
+        tokens[where] = way(logits[where], columns)
+    return first_of_largest(logits) if tokens is None else tokens
+
+
 def _grouped(rows: Sequence[SamplerRow], vocabulary: int) -> dict[Draw, list[int]]:
     """Rows to draw for, by the way of drawing; a row's own parameters alone decide on it."""
     groups = defaultdict(list)
     for i, row in enumerate(rows):
-        if not row.params.greedy:
-            groups[_way(row.params, vocabulary)].append(i)
+        if not row.greedy:
+            if row.way is None:
+                row.way = _way(row.params, vocabulary)
+            groups[row.way].append(i)
     return groups
 
 
@@ -66,88 +115,80 @@ def _way(p: SamplingParams, vocabulary: int) -> Draw:
     return draw_any if p.top_p == 1.0 else draw_nucleus
 
 
-def draw_any(logits: torch.Tensor, params: Sequence[SamplingParams], uniform: torch.Tensor) -> torch.Tensor:
+def draw_any(logits: torch.Tensor, columns: Columns) -> torch.Tensor:
     """From the whole vocabulary, without sorting it."""
-    cumulative = _weights(logits, logits.amax(-1, keepdim=True), params).cumsum(-1)
-    return _invert(cumulative, uniform * cumulative[:, -1:])[:, 0]
+    cumulative = _weights(logits, logits.amax(-1, keepdim=True), columns).cumsum(-1)
+    return _invert(cumulative, columns.uniform * cumulative[:, -1:])[:, 0]
 
 
 @cache
 def _top_k(width: int) -> Draw:
     """From each row's top_k likeliest, none of which is over `width`."""
 
-    def draw(logits: torch.Tensor, params: Sequence[SamplingParams], uniform: torch.Tensor) -> torch.Tensor:
+    def draw_top_k(logits: torch.Tensor, columns: Columns) -> torch.Tensor:
         best, ids = logits.topk(width)
-        within = torch.arange(width, device=best.device) < _column([p.top_k for p in params], best.device)
-        weights = _weights(best, best[:, :1], params) * within
-        return _draw_sorted(ids, weights, weights.sum(-1, keepdim=True), params, uniform)
+        within = torch.arange(width, device=best.device) < columns[TOP_K]
+        weights = _weights(best, best[:, :1], columns) * within
+        return _draw_sorted(ids, weights, weights.sum(-1, keepdim=True), columns)
 
-    return draw
+    return draw_top_k
 
 
-def draw_nucleus(logits: torch.Tensor, params: Sequence[SamplingParams], uniform: torch.Tensor) -> torch.Tensor:
+def draw_nucleus(logits: torch.Tensor, columns: Columns) -> torch.Tensor:
     """From each row's top_p (arXiv:1904.09751); sorts no more of the vocabulary than that takes."""
     vocabulary = logits.shape[1]
-    weights = _weights(logits, logits.amax(-1, keepdim=True), params)
+    weights = _weights(logits, logits.amax(-1, keepdim=True), columns)
     mass = weights.sum(-1, keepdim=True)
-    top_p = _column([p.top_p for p in params], logits.device)
+    top_p = columns[TOP_P]
     best, ids = weights.topk(min(NUCLEUS, vocabulary))
     short = best.sum(-1, keepdim=True) < mass * top_p
+    tokens = _draw_sorted(ids, best, mass, columns)
+    if not columns.may_wait:
+        return tokens.masked_fill_(short[:, 0], UNDECIDED)
     # tokens under this weight add up to less than what top_p leaves out, so none of them can be in
     needed = (weights >= mass * (1 - top_p) / vocabulary).sum(-1, keepdim=True)
     width = int((needed * short).max())  # 0 if no row is short
-    tokens = _draw_sorted(ids, best, mass, params, uniform)
     if width:
         best, ids = weights.topk(width)
-        tokens = torch.where(short[:, 0], _draw_sorted(ids, best, mass, params, uniform), tokens)
+        tokens = torch.where(short[:, 0], _draw_sorted(ids, best, mass, columns), tokens)
     return tokens
 
 
-def draw_typical(logits: torch.Tensor, params: Sequence[SamplingParams], uniform: torch.Tensor) -> torch.Tensor:
+def draw_typical(logits: torch.Tensor, columns: Columns) -> torch.Tensor:
     """From the most typical (arXiv:2202.00666) of what min_p, top_k and top_p leave; sorts the vocabulary."""
-    weights, ids = _weights(logits, logits.amax(-1, keepdim=True), params).sort(dim=-1, descending=True, stable=True)
-    top_k = _column([p.top_k if p.top_k > 0 else logits.shape[1] for p in params], logits.device)
-    weights *= torch.arange(logits.shape[1], device=logits.device) < top_k
+    weights, ids = _weights(logits, logits.amax(-1, keepdim=True), columns).sort(dim=-1, descending=True, stable=True)
+    places = torch.arange(logits.shape[1], device=logits.device)
+    weights *= (places < columns[TOP_K]) | (columns[TOP_K] <= 0)
     before = weights.cumsum(-1) - weights
-    weights *= before < weights.sum(-1, keepdim=True) * _column([p.top_p for p in params], logits.device)
+    weights *= before < weights.sum(-1, keepdim=True) * columns[TOP_P]
     probabilities = weights / weights.sum(-1, keepdim=True)
     surprise = -probabilities.log()
     entropy = torch.where(probabilities > 0, probabilities * surprise, 0.0).sum(-1, keepdim=True)
     order = (surprise - entropy).abs().sort(dim=-1, stable=True).indices
     probabilities, ids = probabilities.gather(-1, order), ids.gather(-1, order)
     cumulative = probabilities.cumsum(-1)
-    typical = cumulative - probabilities < _column([p.typical_p for p in params], logits.device)
+    typical = cumulative - probabilities < columns[TYPICAL_P]
     total = (probabilities * typical).sum(-1, keepdim=True)
-    return ids.gather(-1, _invert(cumulative, uniform * total))[:, 0]
+    return ids.gather(-1, _invert(cumulative, columns.uniform * total))[:, 0]
 
 
-def _draw_sorted(
-    ids: torch.Tensor,
-    weights: torch.Tensor,
-    mass: torch.Tensor,
-    params: Sequence[SamplingParams],
-    uniform: torch.Tensor,
-) -> torch.Tensor:
+def _draw_sorted(ids: torch.Tensor, weights: torch.Tensor, mass: torch.Tensor, columns: Columns) -> torch.Tensor:
     """Tokens [B] from candidates [B, width], likeliest first, of which those are kept that top_p of `mass` takes."""
     cumulative = weights.cumsum(-1)
     before = cumulative - weights
-    kept = (before < mass * _column([p.top_p for p in params], weights.device)).sum(-1, keepdim=True).clamp_(min=1)
+    kept = (before < mass * columns[TOP_P]).sum(-1, keepdim=True).clamp_(min=1)
     total = cumulative.gather(-1, kept - 1)
-    return ids.gather(-1, _invert(cumulative, uniform * total))[:, 0]
+    return ids.gather(-1, _invert(cumulative, columns.uniform * total))[:, 0]
 
 
-def _weights(logits: torch.Tensor, best: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
+def _weights(logits: torch.Tensor, best: torch.Tensor, columns: Columns) -> torch.Tensor:
     """Probabilities relative to the likeliest token's, float64, 0 where min_p says so."""
-    weights = (logits - best).double().div_(_column([p.temperature for p in params], logits.device)).exp_()
-    if any(p.min_p > 0 for p in params):
-        weights *= weights >= _column([p.min_p for p in params], logits.device)
+    weights = (logits - best).double().div_(columns[TEMPERATURE]).exp_()
+    if columns.has_min_p:
+        weights *= weights >= columns[MIN_P]
     return weights
 
 
 def _invert(cumulative: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The first index [B, 1] at which each row's running total exceeds its target."""
     return torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[1] - 1)
-
-
-def _column(values: Sequence[float], device: torch.device) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True)[:, None]

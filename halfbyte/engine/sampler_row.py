@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from halfbyte.engine.constraint import Constraint
+    from halfbyte.engine.sampler import Draw
     from halfbyte.engine.sampling_params import SamplingParams
 
 WordTokens = tuple[tuple[int, ...], ...]
@@ -31,14 +32,22 @@ class SamplerRow:
     ) -> None:
         """ends: tokens that may not come before min_tokens. bad_words: token by token; the last is then banned."""
         self.params = params
-        self.seed = seed
+        self.seed = seed % 2**64
         self.constraint = constraint
         self.answer: list[int] = []
+        self.greedy = params.greedy
+        # what sampler.Columns holds, gathered once
+        self.numbers = (params.temperature, params.top_p, params.top_k, params.min_p, params.typical_p)
+        self.way: Draw | None = None  # the sampler's, once it has looked
         self._ends = tuple(ends)
         self._bad_words = bad_words
         self._counts_tokens = bool(
             params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
         )
+        self._edits_always = bool(
+            self._counts_tokens or bad_words or params.logit_bias or constraint or params.allowed_token_ids is not None
+        )
+        self.edits = self._edits_always or self._is_early  # whether anything but the network decides on logits
         self._place: dict[int, int] = {}  # of a token in the two arrays
         self._ids = np.empty(0, dtype=np.int64)
         self._counts = np.empty(0, dtype=np.float32)
@@ -53,6 +62,10 @@ class SamplerRow:
         return len(self.answer)
 
     @property
+    def _is_early(self) -> bool:
+        return bool(self._ends) and self.step < self.params.min_tokens
+
+    @property
     def counted(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Distinct token ids that penalties fall on, and how often the answer has each; None without penalties."""
         used = len(self._place)
@@ -61,12 +74,15 @@ class SamplerRow:
     @property
     def banned(self) -> tuple[int, ...]:
         """Tokens that may not come next."""
-        early = self._ends if self.step < self.params.min_tokens else ()
+        early = self._ends if self._is_early else ()
         return early + tuple(word[-1] for word in self._bad_words if self._ends_with(word[:-1]))
 
     def record(self, token: int) -> None:
         """Take note of a token of the answer."""
         self.answer.append(token)
+        if not self.edits:
+            return
+        self.edits = self._edits_always or self._is_early
         if not self._counts_tokens:
             return
         place = self._place.get(token)

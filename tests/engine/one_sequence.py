@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import torch
 
+from halfbyte.engine.block_tables import BlockTables
 from halfbyte.engine.runner import Runner
 from halfbyte.engine.scheduler import Scheduled
 
@@ -17,17 +18,17 @@ class OneSequence:
 
     def __init__(self, network, capacity: int) -> None:
         blocks = -(-capacity // BLOCK)
-        self.runner = Runner(network, blocks, BLOCK)
-        self.sequence = SimpleNamespace(
-            token_ids=[], draft=[], num_computed=0, prompt_length=0, block_table=list(range(blocks))[::-1]
-        )
+        tables = BlockTables()
+        self.runner = Runner(network, blocks, BLOCK, tables)
+        self.sequence = SimpleNamespace(token_ids=[], draft=[], num_computed=0, prompt_length=0, place=tables.take())
+        tables.write(self.sequence.place, 0, list(range(blocks))[::-1])
 
     def hidden(self, tokens: list[int]) -> torch.Tensor:
         """Hidden states [T, D] of more tokens, by one pass."""
         sequence = self.sequence
         sequence.token_ids = sequence.token_ids[: sequence.num_computed] + list(tokens)
         sequence.prompt_length = sequence.prompt_length or len(tokens)
-        hidden = self.runner.forward([Scheduled(sequence, len(tokens))])
+        hidden = self.runner.forward([Scheduled(sequence, sequence.num_computed, len(tokens))])
         sequence.num_computed += len(tokens)
         return hidden
 

@@ -14,6 +14,7 @@ from halfbyte import LLM, SamplingParams
 from halfbyte.engine import sampler
 from halfbyte.engine.core import Engine
 from halfbyte.engine.random_numbers import uniform
+from halfbyte.engine.sampler_row import SamplerRow
 from halfbyte.errors import GenerationError, RequestError
 
 
@@ -133,16 +134,17 @@ def test_typical_tokens_are_transformers(mass):
     expected = TypicalLogitsWarper(mass)(None, logits[None].clone()).softmax(-1)[0].numpy()
     grid = 4000
     numbers = (torch.arange(grid, dtype=torch.float64)[:, None] + 0.5) / grid
-    params = [SamplingParams(typical_p=mass)] * grid
-    tokens = sampler.draw_typical(logits.expand(grid, -1).clone(), params, numbers)
+    row = SamplerRow(SamplingParams(typical_p=mass), 0, [])
+    columns = sampler.Columns(torch.tensor([row.numbers]).double().expand(grid, -1), numbers, False, may_wait=True)
+    tokens = sampler.draw_typical(logits.expand(grid, -1).clone(), columns)
     assert np.abs(np.bincount(tokens.numpy(), minlength=60) / grid - expected).max() < 1.5 / grid
 
 
 def test_uniform_numbers_are_uniform_and_belong_to_their_place():
-    seeds, steps = [-5, 0, 1, 2**64 - 1], [3, 0, 0, 7]
+    seeds, steps = [2**64 - 5, 0, 1, 2**64 - 1], [3, 0, 0, 7]
     together = uniform(seeds, steps).tolist()
     assert together == [uniform([s], [t]).item() for s, t in zip(seeds, steps, strict=True)]
-    numbers = uniform(list(range(300)) * 100, [i for i in range(100) for _ in range(300)]).numpy()
+    numbers = uniform(list(range(300)) * 100, [i for i in range(100) for _ in range(300)])
     counts = np.histogram(numbers, bins=50, range=(0, 1))[0]
     assert ((counts - 600) ** 2 / 600).sum() < 86  # chi-square, 49 degrees, 1 in 1000
     grid = numbers.reshape(100, 300)

@@ -40,7 +40,8 @@ def distribution(logits: torch.Tensor, params: SamplingParams) -> np.ndarray:
     """What the sampler draws when its random number runs evenly through [0, 1)."""
     uniform = (torch.arange(GRID, dtype=torch.float64)[:, None] + 0.5) / GRID
     way = sampler._way(params, logits.shape[0])
-    tokens = way(logits.expand(GRID, -1).clone(), [params] * GRID, uniform)
+    numbers = torch.tensor([SamplerRow(params, 0, []).numbers], dtype=torch.float64).expand(GRID, -1)
+    tokens = way(logits.expand(GRID, -1).clone(), sampler.Columns(numbers, uniform, params.min_p > 0, may_wait=True))
     return np.bincount(tokens.numpy(), minlength=logits.shape[0]) / GRID
 
 

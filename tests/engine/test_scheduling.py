@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny_network import ByteTokenizer, random_network, tiny_config
 
 from halfbyte.checkpoint.config import RopeConfig
+from halfbyte.engine import sampler
 from halfbyte.engine.core import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.sampling_params import SamplingParams
@@ -29,15 +30,21 @@ PARAMS = [
     {"temperature": 0.0, "repetition_penalty": 1.3, "presence_penalty": 0.4},
     {"temperature": 0.9, "top_k": 4, "seed": 1},
     {"temperature": 0.6, "top_p": 0.7, "frequency_penalty": 0.3, "seed": 2, "n": 2},
+    {"temperature": 1.2, "min_p": 0.02, "seed": 3, "n": 3},
+    {"temperature": 1.1, "top_p": 0.8, "seed": 4},  # often more than NUCLEUS candidates
+    {"temperature": 0.0, "min_tokens": 4, "stop": ["ab", "z"]},
 ]
+NUCLEUS = 8
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
+def _one_thread_and_few_candidates():
+    before = torch.get_num_threads(), sampler.NUCLEUS
     torch.set_num_threads(1)
+    sampler.NUCLEUS = NUCLEUS
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(before[0])
+    sampler.NUCLEUS = before[1]
 
 
 @cache
@@ -66,7 +73,8 @@ def alone(name: str, kind: int, length: int, params: int, tokens: int) -> dict[i
 
 
 def settings_of(params: int, tokens: int) -> SamplingParams:
-    return SamplingParams(max_tokens=tokens, **PARAMS[params])
+    given = PARAMS[params]
+    return SamplingParams(max_tokens=tokens, **given | {"min_tokens": min(tokens, given.get("min_tokens", 0))})
 
 
 def take(events, answers) -> None:
@@ -83,7 +91,7 @@ def drain(engine: Engine, answers=None) -> dict[str, dict[int, list[int]]]:
     return answers
 
 
-requests = st.tuples(st.integers(0, 2), st.integers(1, 50), st.integers(0, 3), st.integers(1, 25))
+requests = st.tuples(st.integers(0, 2), st.integers(1, 50), st.integers(0, len(PARAMS) - 1), st.integers(1, 25))
 actions = st.lists(
     st.one_of(
         st.tuples(st.just("add"), requests, st.integers(-1, 1)),
@@ -98,7 +106,8 @@ engines = st.fixed_dictionaries(
         "max_num_seqs": st.sampled_from([1, 2, 8]),
         "max_num_batched_tokens": st.sampled_from([1, 3, 16, 100]),
         "enable_prefix_caching": st.booleans(),
-        "speculative_tokens": st.sampled_from([0, 3]),
+        "speculative_tokens": st.sampled_from([0, 0, 3]),
+        "overlap": st.booleans(),
     }
 )
 

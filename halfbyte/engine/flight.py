@@ -1,0 +1,60 @@
+"""A pass between its launch and the moment when what came of it is taken note of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from halfbyte.engine.sampler import draw, sample
+from halfbyte.engine.transfer import Download, upload
+
+if TYPE_CHECKING:
+    from halfbyte.engine.scheduler import Scheduled
+    from halfbyte.engine.sequence import Sequence
+    from halfbyte.models.network import Network
+
+
+@dataclass(slots=True)
+class Flight:
+    """`drawn` is None where choosing tokens needs more than the device has; they are then chosen afterwards."""
+
+    batch: list[Scheduled]
+    hidden: torch.Tensor  # [T, D]
+    drawn: Drawn | None = None
+    void: set[Sequence] = field(default_factory=set)  # whose parts were computed from a token that was not theirs
+
+
+class Drawn:
+    """The tokens that a pass chose, by lane: its complete parts in their order."""
+
+    def __init__(self, network: Network, flight: Flight, *, may_wait: bool) -> None:
+        """may_wait: whether the device may be waited for, where that is what it takes to draw a token."""
+        batch, hidden = flight.batch, flight.hidden
+        chosen = [item for item in batch if item.is_complete]
+        for lane, item in enumerate(chosen):
+            item.sequence.lane = lane
+        if len(chosen) < len(hidden):
+            ends = np.array([item.count for item in batch]).cumsum() - 1
+            (where,) = upload([ends[[item.is_complete for item in batch]]], hidden.device)
+            hidden = hidden[where]
+        self.rows = [item.sequence.row for item in chosen]
+        self.inputs: torch.Tensor | None = None  # of the next pass: int64 [lanes]
+        if not chosen:
+            return
+        self.logits = network.logits(hidden)
+        steps = [item.sequence.next_step for item in chosen]
+        with network.kernels.threads(len(self.rows)):
+            tokens = draw(self.logits, self.rows, steps, may_wait=may_wait)
+        self._download = Download(tokens)
+        self.inputs = tokens.clamp(min=0)
+
+    def read(self) -> list[int]:
+        """Wait for the tokens; DAMAGED and UNDECIDED are among them."""
+        return self._download.read().tolist() if self.rows else []
+
+    def decide(self, lane: int) -> int | None:
+        """The token of a lane that is UNDECIDED. Waits for the device."""
+        return sample(self.logits[lane : lane + 1].clone(), [self.rows[lane]])[0]
