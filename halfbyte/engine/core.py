@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -18,12 +17,13 @@ from halfbyte.engine.flight import Drawn, Flight
 from halfbyte.engine.memory import count_blocks
 from halfbyte.engine.new_sequence import new_sequence
 from halfbyte.engine.options import EngineOptions
-from halfbyte.engine.outputs import Begun
 from halfbyte.engine.prompt_results import gather_prompt_logprobs, pool
 from halfbyte.engine.request import Request
+from halfbyte.engine.requests import Requests
 from halfbyte.engine.runner import Runner
 from halfbyte.engine.sampler import UNDECIDED
 from halfbyte.engine.scheduler import Scheduler
+from halfbyte.engine.speculate import guess
 from halfbyte.engine.stats import Stats
 from halfbyte.errors import HalfbyteError
 
@@ -60,9 +60,9 @@ class Engine:
             BlockPool(blocks), size, options.max_num_batched_tokens, seqs, caching=options.enable_prefix_caching
         )
         self.runner = Runner(network, blocks, size, self.scheduler.tables)
-        self.overlap = bool(options.overlap)
+        self.overlap = network.device.type != "cpu" if options.overlap is None else options.overlap
         self._flight: Flight | None = None  # launched, and not landed
-        self.requests: dict[str, Request] = {}
+        self.requests = Requests(self.scheduler, self._new_sequence)
         self.stats = Stats(blocks=blocks)
         self._arrivals = 0
 
@@ -99,26 +99,31 @@ class Engine:
         prompt = prompt_of(token_ids, params)
         request = Request(request_id, prompt, params, seed, self._arrivals, priority, found, pooling)
         self.requests[request_id] = request
-        self._begin(request, 0)
+        self.requests.begin(request, 0)
         return request_id
 
     def abort(self, request_id: str) -> None:
         """End a request now; it gives no further event. An unknown id is none of ours any more."""
         request = self.requests.pop(request_id, None)
         if request is not None:
-            self._drop(request)
-        if not self.requests:
-            self._flight = None
+            self.requests.drop(request)
 
     def step(self) -> list[Event]:
         """What came of one pass through the network, behind which the next may have been launched."""
-        flight = self._flight or self._launch()
-        if flight is None:
-            return []
-        self._flight = self._launch(flight) if self._may_overtake(flight) else None
-        events = self._land(flight) if flight.drawn is None else self._land_drawn(flight, flight.drawn)
-        if not self.requests:
-            self._flight = None  # nobody waits for it
+        try:
+            flight = self._flight
+            if flight is None or flight.is_for_nothing:
+                flight = self._launch()
+            if flight is None:
+                return []
+            self._flight = self._launch(flight) if self._may_overtake(flight) else None
+            events = self._land(flight) if flight.drawn is None else self._land_drawn(flight, flight.drawn)
+        except BaseException:  # an interrupt, most likely: what was under way will be computed again
+            self._flight = None
+            self.scheduler.recall()
+            raise
+        if self._flight is not None and self._flight.is_for_nothing:
+            self._flight = None
         self.stats.steps += 1
         self.count()
         return events
@@ -144,12 +149,13 @@ class Engine:
     @torch.inference_mode()
     def _launch(self, before: Flight | None = None) -> Flight | None:
         """before: the pass whose tokens are not known here yet."""
-        self._guess()
+        if self.options.speculative_tokens:
+            guess(self.scheduler.running, self.options.speculative_tokens)
         batch = self.scheduler.schedule()
         if not batch:
             return None
         self.stats.computed_tokens += sum([item.count for item in batch])
-        self._note_beginnings(batch)
+        self.requests.note_beginnings(batch)
         chosen = before.drawn.inputs if before and before.drawn else None
         flight = Flight(batch, self.runner.forward(batch, self._adapt(batch), chosen=chosen))
         if _are_plain([item.sequence for item in batch]):
@@ -178,7 +184,7 @@ class Engine:
             if token == UNDECIDED:
                 token = self._decide(drawn, lane, sequence)
             if token is None or token < 0:
-                events.append(self._fail(sequence.request, not_finite(self.runner, item, self._adapt([item]))))
+                events.append(self.requests.fail(sequence.request, not_finite(self.runner, item, self._adapt([item]))))
                 continue
             delta = sequence.answer.accept(token)
             sequence.token_ids.append(token)
@@ -216,7 +222,7 @@ class Engine:
             try:
                 events += self._advance(item, part, choice)
             except HalfbyteError as error:
-                events.append(self._fail(item.sequence.request, error))
+                events.append(self.requests.fail(item.sequence.request, error))
         return events
 
     def _advance(self, item: Scheduled, hidden: torch.Tensor, choice: Choice | None) -> list[Event]:
@@ -242,9 +248,9 @@ class Engine:
         if is_first:
             deltas[0].prompt_logprobs, deltas[0].begun = request.prompt_logprobs or None, request.begun
             for index in range(1, request.params.drawn):  # they find the prompt in the prefix cache
-                self._begin(request, index)
+                self.requests.begin(request, index)
         if deltas[-1].finish_reason:
-            self._finish(sequence)
+            self.requests.finish(sequence)
         return [(request.id, delta) for delta in deltas]
 
     def _accept(self, sequence: Sequence, choice: Choice) -> tuple[list[Delta], bool]:
@@ -270,53 +276,13 @@ class Engine:
         self.scheduler.computed(item.sequence, item.count, item.first + item.count)
         if pooled is None:
             return []
-        self._finish(item.sequence)
+        self.requests.finish(item.sequence)
         return [(item.sequence.request.id, pooled)]
 
-    def _begin(self, request: Request, index: int) -> None:
-        """Queue one of a request's answers."""
+    def _new_sequence(self, request: Request, index: int) -> Sequence:
         constraint = self.constraints.start(request.params)
         salt, speculates = self.runner.salt(len(request.prompt_token_ids)), self.options.speculative_tokens > 0
-        sequence = new_sequence(
-            request, index, self.tokenizer, self.context, constraint, salt=salt, speculates=speculates
-        )
-        request.sequences.append(sequence)
-        self.scheduler.add(sequence)
-
-    def _note_beginnings(self, batch: list[Scheduled]) -> None:
-        now = time.monotonic()
-        for item in batch:
-            request = item.sequence.request
-            if request.begun is None:
-                request.begun = Begun(now, item.first)
-
-    def _guess(self) -> None:
-        """Let each sequence that is about to decode guess how it goes on."""
-        if not self.options.speculative_tokens:
-            return
-        for sequence in self.scheduler.running:
-            sequence.draft = []
-            if sequence.ngrams is not None and sequence.pending == 1:
-                room = sequence.answer.max_tokens - sequence.answer.count - 1
-                most = min(self.options.speculative_tokens, room)
-                sequence.draft = sequence.ngrams.propose(sequence.token_ids, most)
-
-    def _finish(self, sequence: Sequence) -> None:
-        request = sequence.request
-        self.scheduler.remove(sequence)
-        request.sequences.remove(sequence)
-        if not request.sequences:
-            del self.requests[request.id]
-
-    def _fail(self, request: Request, error: HalfbyteError) -> Event:
-        del self.requests[request.id]
-        self._drop(request, keep=False)
-        return request.id, error
-
-    def _drop(self, request: Request, *, keep: bool = True) -> None:
-        for sequence in request.sequences:
-            self.scheduler.remove(sequence, keep=keep)
-        request.sequences.clear()
+        return new_sequence(request, index, self.tokenizer, self.context, constraint, salt=salt, speculates=speculates)
 
     def _text_of(self, token: int) -> str:
         return self.tokenizer.decode([token], skip_special_tokens=False)

@@ -26,6 +26,11 @@ class Flight:
     drawn: Drawn | None = None
     void: set[Sequence] = field(default_factory=set)  # whose parts were computed from a token that was not theirs
 
+    @property
+    def is_for_nothing(self) -> bool:
+        """Whether every answer in it has ended meanwhile."""
+        return all(item.sequence.ended for item in self.batch)
+
 
 class Drawn:
     """The tokens that a pass chose, by lane: its complete parts in their order."""

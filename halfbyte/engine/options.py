@@ -18,7 +18,7 @@ class EngineOptions:
     enable_prefix_caching: bool = True
     speculative_tokens: int = 0  # the most that are guessed at once (see halfbyte.engine.speculate); 0: none
     enable_lora: bool = False  # adapters can be loaded
-    overlap: bool | None = None  # launch a pass before the tokens of the last are known
+    overlap: bool | None = None  # launch a pass before the tokens of the last are known; None: except on a CPU
 
     def __post_init__(self) -> None:
         for name, least in (("block_size", 1), ("max_num_seqs", 1), ("max_num_batched_tokens", 1),

@@ -95,6 +95,11 @@ class Scheduler:
             for i in range(before, full):
                 self.pool.remember(sequence.block_table[i], hashes[i])
 
+    def recall(self) -> None:
+        """Forget every pass that is under way: nothing will come of it."""
+        for sequence in (*self.running, *self.waiting):
+            sequence.ahead = sequence.unknown = 0
+
     def remove(self, sequence: Sequence, *, keep: bool = True) -> None:
         """A sequence has ended, at whatever point. keep=False: what it has computed must not be used again."""
         _remove(self.running if sequence.block_table else self.waiting, sequence)

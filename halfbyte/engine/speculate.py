@@ -10,6 +10,12 @@ sampling (arXiv:2211.17192) would let it, for a guess that is always the same.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from halfbyte.engine.sequence import Sequence
 
 LONGEST, SHORTEST = 4, 2  # words to look for, in tokens
 
@@ -34,3 +40,12 @@ class NgramIndex:
             if found is not None:
                 return tokens[found : found + most]
         return []
+
+
+def guess(sequences: Iterable[Sequence], most: int) -> None:
+    """Let each sequence that is about to decode guess at most so many tokens that it goes on with."""
+    for sequence in sequences:
+        sequence.draft = []
+        if sequence.ngrams is not None and sequence.pending == 1:
+            room = sequence.answer.max_tokens - sequence.answer.count - 1
+            sequence.draft = sequence.ngrams.propose(sequence.token_ids, min(most, room))

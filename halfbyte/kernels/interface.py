@@ -76,6 +76,10 @@ class PagedCaches:
     windows: Sequence[int | None]  # of each layer
 
 
+# (tokens [T], positions [T], lengths [T] or None: see Rope) -> embedded float32 [T, D], cos and sin as Rope gives them
+Begin = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
 @dataclass(slots=True)
 class PassShape:
     """What lies between the spans of a network."""
@@ -85,6 +89,7 @@ class PassShape:
     head_dim: int
     eps: float
     qk_norms: Sequence[tuple[torch.Tensor, torch.Tensor] | None]  # of each layer: weights [d] of q's and k's norms
+    begin: Begin  # what lies before the first span
 
 
 # Adds what adapters do to y [T, N], the output of the linear `name` ("qkv", "o", "gate_up" or "down") for x [T, K]
@@ -115,6 +120,11 @@ class PassKernel(Protocol):
 
         Rows come out as from the spans one by one. None: it cannot take such caches, take the spans.
         """
+
+    def decode(
+        self, tokens: torch.Tensor, positions: torch.Tensor, lengths: torch.Tensor | None, past: PagedCaches
+    ) -> torch.Tensor | None:
+        """The same, `PassShape.begin` included, where each sequence has one new token. None: go the other way."""
 
 
 class Kernels(Protocol):

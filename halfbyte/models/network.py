@@ -93,11 +93,17 @@ class Network:
         adapt: what adapters add. watch: shown what each part gives, by the part's name, to look for damage.
         """
         see = watch or (lambda part, value: None)
+        past: PagedCaches | None = getattr(attend, "paged", None)
+        # the whole pass by one call, if the kernels have one and the past lies in their caches
+        at_once = self.whole_pass if adapt is None and watch is None and past is not None else None
         with self.kernels.threads(tokens.shape[0]):
-            cos, sin = self.rope(positions, lengths)
-            embedded = self.embedding[tokens].float()
-            if adapt is None and watch is None:
-                hidden = self._at_once(embedded, cos, sin, attend)
+            if at_once is not None and past is not None and past.batch.max_query == 1:
+                hidden = at_once.decode(tokens, positions, lengths, past)
+                if hidden is not None:
+                    return hidden
+            embedded, cos, sin = begin(self.embedding, self.rope, tokens, positions, lengths)
+            if at_once is not None and past is not None:
+                hidden = at_once(embedded, cos, sin, past)
                 if hidden is not None:
                     return hidden
             see("the embedding", embedded)
@@ -112,21 +118,22 @@ class Network:
             see("the final norm", x)
             return x.clone()  # kernels may reuse their buffers
 
-    def _at_once(
-        self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend
-    ) -> torch.Tensor | None:
-        """The whole pass by one call, if the kernels have one and the past lies in their caches."""
-        past: PagedCaches | None = getattr(attend, "paged", None)
-        return None if self.whole_pass is None or past is None else self.whole_pass(embedded, cos, sin, past)
-
     def _shape(self) -> PassShape:
         c = self.config
-        return PassShape(c.num_heads, c.num_kv_heads, c.head_dim, c.rms_norm_eps, self.qk_norms)
+        first = partial(begin, self.embedding, self.rope)
+        return PassShape(c.num_heads, c.num_kv_heads, c.head_dim, c.rms_norm_eps, self.qk_norms, first)
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits [N, V] of hidden states [N, D]."""
         return self.head(hidden)
+
+
+def begin(
+    embedding: torch.Tensor, rope: Rope, tokens: torch.Tensor, positions: torch.Tensor, lengths: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a pass begins with: see interface.Begin."""
+    return embedding[tokens].float(), *rope(positions, lengths)
 
 
 def split_heads(

@@ -57,6 +57,11 @@ class NativePass:
         self.library("hb_pass", byref(self.native), byref(paged), self._caches(past), *tensors)
         return hidden
 
+    def decode(
+        self, tokens: torch.Tensor, positions: torch.Tensor, lengths: torch.Tensor | None, past: PagedCaches
+    ) -> None:
+        """There is nothing to gain."""
+
     def _caches(self, past: PagedCaches) -> ctypes.Array[native.LayerCache]:
         """Of all layers; those of the last call again, if it was for the same list."""
         if self._last is None or self._last[0] is not past.caches:

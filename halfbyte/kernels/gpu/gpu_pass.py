@@ -33,15 +33,21 @@ class GpuPass:
         self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches
     ) -> torch.Tensor | None:
         """See interface.PassKernel."""
-        T = embedded.shape[0]
-        if past.batch.max_query > 1 or SIZES[-1] < T:
-            return self.run(embedded.float(), cos, sin, past, pieces_of(past.batch))
+        return self.run(embedded.float(), cos, sin, past, pieces_of(past.batch))
+
+    def decode(
+        self, tokens: torch.Tensor, positions: torch.Tensor, lengths: torch.Tensor | None, past: PagedCaches
+    ) -> torch.Tensor | None:
+        """See interface.PassKernel."""
+        T = tokens.shape[0]
+        if SIZES[-1] < T:
+            return None
         if self.caches is not past.caches:  # other memory
             self.caches, self.recorded = past.caches, {}
         key = next(size for size in SIZES if size >= T), pieces_of(past.batch)
         if key not in self.recorded:
-            self.recorded[key] = _Recorded(self, *key, embedded.shape[1], past)
-        return self.recorded[key].play(embedded, cos, sin, past.batch)
+            self.recorded[key] = _Recorded(self, *key, past, with_lengths=lengths is not None)
+        return self.recorded[key].play(tokens, positions, lengths, past.batch)
 
     def run(
         self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches, pieces: int
@@ -65,12 +71,11 @@ class GpuPass:
 class _Recorded:
     """A CUDA graph of a pass of so many sequences, whose contexts are cut into at most so many pieces."""
 
-    def __init__(self, whole: GpuPass, size: int, pieces: int, width: int, past: PagedCaches) -> None:
-        device, d = whole.device, whole.shape.head_dim
+    def __init__(self, whole: GpuPass, size: int, pieces: int, past: PagedCaches, *, with_lengths: bool) -> None:
+        device, begin = whole.device, whole.shape.begin
         block = past.caches[0][0].shape[2]
-        self.embedded = torch.zeros(size, width, device=device)
-        self.cos = torch.zeros(size, 1, d, device=device)
-        self.sin = torch.zeros(size, 1, d, device=device)
+        self.tokens, self.positions = torch.zeros(2, size, dtype=torch.int64, device=device)
+        self.lengths = torch.ones(size, dtype=torch.int64, device=device) if with_lengths else None
         batch = PagedBatch(
             slot_mapping=torch.full((size,), -1, dtype=torch.int64, device=device),
             block_tables=torch.zeros(size, pieces * PIECE // block, dtype=torch.int32, device=device),
@@ -84,23 +89,26 @@ class _Recorded:
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # kernels are compiled, and libraries find their ways, before the recording
-            whole.run(self.embedded, self.cos, self.sin, own, pieces)
+            whole.run(*begin(self.tokens, self.positions, self.lengths), own, pieces)
         torch.cuda.current_stream(device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=whole.pool):  # type: ignore[arg-type]
-            self.hidden = whole.run(self.embedded, self.cos, self.sin, own, pieces)
+            self.hidden = whole.run(*begin(self.tokens, self.positions, self.lengths), own, pieces)
         whole.pool = whole.pool or self.graph.pool()
 
-    def play(self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, batch: PagedBatch) -> torch.Tensor:
+    def play(
+        self, tokens: torch.Tensor, positions: torch.Tensor, lengths: torch.Tensor | None, batch: PagedBatch
+    ) -> torch.Tensor:
         """The hidden states, which are not overwritten."""
-        T = embedded.shape[0]
+        T = tokens.shape[0]
         own = self.batch
-        self.embedded[:T].copy_(embedded)
-        self.cos[:T].copy_(cos)
-        self.sin[:T].copy_(sin)
-        own.slot_mapping.fill_(-1)
+        self.tokens[:T].copy_(tokens)
+        self.positions[:T].copy_(positions)
+        if self.lengths is not None and lengths is not None:
+            self.lengths[:T].copy_(lengths)
+        own.slot_mapping[T:].fill_(-1)
         own.slot_mapping[:T].copy_(batch.slot_mapping)
-        own.context_lens.zero_()
+        own.context_lens[T:].zero_()
         own.context_lens[:T].copy_(batch.context_lens)
         columns = min(batch.block_tables.shape[1], own.block_tables.shape[1])
         own.block_tables[:T, :columns].copy_(batch.block_tables[:, :columns])
