@@ -1,11 +1,13 @@
 """Decoding and prefill of the Llama-2-7B shape, random AWQ weights of g128 (or float16), on one GPU.
 
-    python benchmarks/gpu_decode.py [--weights awq|fp16] [--batches 1 4 16 64 256] [--profile]
+    python benchmarks/gpu_decode.py [--weights awq|fp16] [--batches 1 4 16 64 256] [--profile] [--no-overlap]
 
 Prompts of 128 tokens, as many tokens decoded as --tokens says, through the engine: scheduling, sampling and text
-included. `gpu_ms` is the recorded pass alone, at a context of 256. A JSON line each; `of_ceiling` is the share of the
-memory's measured reading speed at which the weights were read. The peer is measured by its own script in the same
-machine's life: vLLM's `LLM.generate` on the same shape, prompts and numbers of tokens.
+included. `gpu_ms` is the recorded pass alone, at a context of 256. `gap_ms` is what lies on the GPU's clock between
+the moment when a pass's tokens are copied to the host and the next recorded pass (the median): waiting for the host,
+and the copies of what the pass is given. --no-overlap: each pass waits for the last one's tokens. A JSON line each;
+`of_ceiling` is the share of the memory's measured reading speed at which the weights were read. The peer is measured
+by its own script in the same machine's life: vLLM's `LLM.generate` on the same shape, prompts and numbers of tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from safetensors.torch import save_file
@@ -27,6 +32,7 @@ from halfbyte.checkpoint.config import ModelConfig
 from halfbyte.checkpoint.int4 import Int4Weight
 from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.tokenizer import Tokenizer
+from halfbyte.engine import flight
 from halfbyte.engine.core import Engine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.sampling_params import SamplingParams
@@ -90,6 +96,44 @@ def run(engine: Engine, batch: int, prompt: int, tokens: int) -> tuple[float, fl
     return first, (count - at_first) / max(total - first, 1e-9)
 
 
+class Gaps:
+    """Marks on the GPU's queue behind the tokens of each pass, and before each recorded pass."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.marks: list[tuple[str, torch.cuda.Event]] = []
+        gaps, inner = self, flight.Download
+
+        class Download(inner):  # type: ignore[misc,valid-type]
+            def __init__(self, tensor: torch.Tensor) -> None:
+                super().__init__(tensor)
+                gaps.mark("end")
+
+        flight.Download = Download  # type: ignore[misc]
+
+    def mark(self, what: str) -> None:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self.marks.append((what, event))
+
+    def start(self) -> None:
+        """Forget what was, and watch every pass that is recorded by now."""
+        self.marks.clear()
+        for recorded in self.network.whole_pass.recorded.values():  # type: ignore[union-attr]
+            if isinstance(recorded.graph, torch.cuda.CUDAGraph):
+                recorded.graph = SimpleNamespace(replay=partial(self._replay, recorded.graph))
+
+    def median_ms(self) -> float:
+        torch.cuda.synchronize()
+        pairs = pairwise(self.marks)
+        found = sorted(a.elapsed_time(b) for (what, a), (then, b) in pairs if (what, then) == ("end", "begin"))
+        return found[len(found) // 2]
+
+    def _replay(self, graph: torch.cuda.CUDAGraph) -> None:
+        self.mark("begin")
+        graph.replay()
+
+
 def replay_ms(graph: torch.cuda.CUDAGraph, times: int = 20) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     found = []
@@ -128,6 +172,7 @@ def main() -> None:
     parser.add_argument("--weights", choices=("awq", "fp16"), default="awq")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64, 256])
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--no-overlap", action="store_true")
     parser.add_argument("--profile", action="store_true", help="microseconds by kernel, of one recorded pass")
     given = parser.parse_args()
 
@@ -144,13 +189,22 @@ def main() -> None:
     network = Network(config, embedding, blocks(given.weights), torch.ones(D), head, kernels)
     read = torch.cuda.memory_allocated() - before - embedding.nbytes
     options = EngineOptions(
-        kv_cache="60GiB", max_num_seqs=256, max_num_batched_tokens=4096, enable_prefix_caching=False
+        kv_cache="60GiB",
+        max_num_seqs=256,
+        max_num_batched_tokens=4096,
+        enable_prefix_caching=False,
+        overlap=not given.no_overlap,
     )
     engine = Engine(network, tokenizer(), 4096, options)
     for batch in given.batches:
         run(engine, batch, 128, 8)
         _, rate = run(engine, batch, 128, given.tokens + 1)
         say(batch=batch, decode_tok_s=round(rate, 1))
+    gaps = Gaps(network)
+    for batch in given.batches:
+        gaps.start()
+        run(engine, batch, 128, 64)
+        say(batch=batch, gap_ms=round(gaps.median_ms(), 3))
     run(engine, 1, 2048, 4)
     first, rate = run(engine, 1, 2048, given.tokens + 1)
     say(prefill_2048_ms=round(first * 1e3, 1), decode_tok_s_at_2048=round(rate, 1))

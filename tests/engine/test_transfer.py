@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import torch
 
 from halfbyte.engine.block_tables import BlockTables
+from halfbyte.engine.outputs import Begun, Delta, Logprob
 from halfbyte.engine.transfer import ALIGNMENT, Download, pack, unpack, upload
 
 ARRAYS = [
@@ -42,3 +45,10 @@ def test_tables_grow_and_keep_what_they_have():
         assert tables.rows[row, :41].tolist() == [row, *range(40)]
     tables.give_back(rows[3])
     assert tables.take() == rows[3]
+
+
+def test_a_step_is_itself_behind_a_pipe():
+    step = Delta(" a", 5, "stop", "x", 2, {5: Logprob(-0.5, 1, " a")}, [None], Begun(1.0, 3))
+    copy = pickle.loads(pickle.dumps(step))
+    assert copy == step
+    assert copy.begun == step.begun
