@@ -6,12 +6,10 @@ Without MODEL: the card's example plan end to end (search results and pages reco
 scraped through the guard), parallel steps, overhead, parsing, mutated plans.
 
 With MODEL, whatever halfbyte runs: also plans against ReAct in a closed world (data/rewoo_world.json: documents about
-people, companies and towns that are made up, 30 test questions of 3 kinds, and 12 others that the set-up was tuned on),
-with the same model, look-up and worked examples for both, and both constrained by a grammar, so that none can be
-malformed. "plans" may be any that can be run, up to six steps; in "plans from a library" the layout must be that of a
-worked example, which the model chooses and fills with names. ReAct's turns are free but for their form; the sixth must
-finish. An answer is correct if it names the right thing and not its rival. Tokens are all that the model reads and
-writes for a question, the planner's prompt included, the mean over questions.
+people, companies and towns that are made up; 40 test questions of 4 kinds, and 16 others that the set-up was tuned on),
+with the same model, tools, worked examples and kind of grammar for both; see rewoo_closed_world.py, rewoo_react.py. An
+answer is correct if it names the right thing and no other of that world. Tokens are all that the model reads and writes
+for a question, the planner's prompt and the tools' included, the mean over questions.
 """
 
 from __future__ import annotations
@@ -32,29 +30,25 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rewoo_examples import examples_before, library_grammar
-from rewoo_react import react
-from rewoo_world import DATA, LOOKUP, correct, lookup, questions
+from rewoo_closed_world import METHODS, Together, compare
+from rewoo_world import DATA, questions
 
-from halfbyte.errors import HalfbyteError, PlanError, RunError
-from halfbyte.rewoo import Executor, Limits, parse_plan, plan_grammar, planner_prompt, tool, tools
+from halfbyte.errors import HalfbyteError, PlanError
+from halfbyte.rewoo import Executor, Limits, parse_plan, tool, tools
+from halfbyte.rewoo.completion import Completion, LocalModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from halfbyte.rewoo.completion import Completion, Model
+    from halfbyte import LLM
+    from halfbyte.rewoo.completion import Model
 
 CARD_PLAN = (DATA / "rewoo_card_plan.txt").read_text("utf-8")
-BRIEF = "Answer with the name alone."  # before every question to the KnowledgeModel of the closed world
-METHODS = ("react", "plans", "plans from a library")
 CARD_TOOLS = ("DuckDuckGo", "TextScraper", "HyperlinkExtractor", "KnowledgeModel")
 
 
 def show(**figures: Any) -> None:
     print(json.dumps(figures, ensure_ascii=False), flush=True)
-
-
-# -- without a model
 
 
 @contextlib.contextmanager
@@ -78,8 +72,6 @@ class RecordedModel:
     """Answers as a person would who looks for the two facts in what is given; no model is needed for the plumbing."""
 
     async def complete(self, prompt: str, *, max_tokens: int = 0, grammar: str | None = None) -> Completion:
-        from halfbyte.rewoo.completion import Completion
-
         facts = (("Who won", "Louise Glück", "Louise Glück"), ("most famous work", "The Wild Iris", "The Wild Iris"))
         for asked, needed, answer in facts:
             if prompt.startswith((asked, f"What is the {asked}")):
@@ -197,67 +189,19 @@ def mutated() -> None:
     show(benchmark="10,000 mutated plans", parsed=parsed, refused_with_a_position=refused, other=other)
 
 
-# -- with a model
-
-
-async def plans_or_react(model: Model, asked: list[dict[str, str]], wanted: list[str], verbose: bool) -> None:
-    looking = tool(name="Lookup", description=LOOKUP)(_lookup)
-    chosen = [looking, tools.knowledge_model(model, instruction=BRIEF, max_tokens=24)]
-    methods = {
-        "react": lambda question: react(model, question["question"]),
-        "plans": functools.partial(planned, model, chosen, plan_grammar(chosen, 6)),
-        "plans from a library": functools.partial(planned, model, chosen, library_grammar()),
-    }
-    totals = {}
-    for name in wanted:
-        rows, method = [], methods[name]
-        for question in asked:
-            answer, read, written = await method(question)
-            rows.append((correct(question, answer), read, written))
-            if verbose:
-                show(method=name, question=question["question"], right=question["answer"], answer=answer, read=read,
-                     correct=rows[-1][0])  # fmt: skip
-        right, read, written = (statistics.mean(column) for column in zip(*rows, strict=True))
-        totals[name] = (right, read)
-        show(benchmark="closed world", method=name, questions=len(rows), accuracy=round(right, 3),
-             prompt_tokens=round(read, 1), completion_tokens=round(written, 1))  # fmt: skip
-    for name in [name for name in wanted if name != "react" and "react" in wanted]:
-        (right, read), (react_right, react_read) = totals[name], totals["react"]
-        show(benchmark=f"{name} over react", prompt_tokens_ratio=round(read / react_read, 3), limit=0.333,
-             accuracy_difference=round(right - react_right, 3))  # fmt: skip
-
-
-async def _lookup(query: str) -> str:
-    return lookup(query)
-
-
-async def planned(model: Model, chosen: list[Any], grammar: str, question: dict[str, str]) -> tuple[str, int, int]:
-    """The answer, and all tokens read and written for it, the plan's included; no answer if the plan fails."""
-    prompt = planner_prompt(chosen, examples_before(question["question"]))
-    written = await model.complete(prompt, max_tokens=400, grammar=grammar)
-    try:
-        result = await Executor(chosen).run(parse_plan(written.text, chosen))
-        answer, trace = result.answer, result.trace
-    except PlanError:
-        return "", written.prompt_tokens, written.completion_tokens
-    except RunError as e:
-        answer, trace = "", e.trace
-    read, wrote = trace.prompt_tokens, trace.completion_tokens
-    return answer, written.prompt_tokens + read, written.completion_tokens + wrote
-
-
-async def run(model: Model | None, args: argparse.Namespace) -> None:
+async def run(llm: LLM | None, args: argparse.Namespace) -> None:
     if not args.only_world:
         await card_example(RecordedModel(), "recorded answers")  # type: ignore[arg-type]
         await parallel()
         await overhead()
         parsing()
         mutated()
-    if model:
+    if llm:
         if not args.only_world:
             with contextlib.suppress(HalfbyteError):
-                await card_example(model, args.model)
-        await plans_or_react(model, questions(args.split, args.questions), args.methods, args.show)
+                await card_example(LocalModel(llm), args.model)
+        asked = questions(args.split, args.questions)
+        await compare(Together(llm, args.at_once), asked, args.methods, show, args.show)
 
 
 def main() -> None:
@@ -267,15 +211,15 @@ def main() -> None:
     parser.add_argument("--questions", type=int, metavar="N", help="only N of them, of all kinds in turn")
     parser.add_argument("--only-world", action="store_true", help="leave out what needs no model")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--show", action="store_true", help="also print every answer")
+    parser.add_argument("--at-once", type=int, default=16, metavar="N", help="questions that are answered together")
+    parser.add_argument("--show", action="store_true", help="also print every answer and how it came about")
     args = parser.parse_args()
-    model: Model | None = None
+    llm = None
     if args.model:
         from halfbyte import LLM
-        from halfbyte.rewoo.completion import LocalModel
 
-        model = LocalModel(LLM(args.model))
-    asyncio.run(run(model, args))
+        llm = LLM(args.model)
+    asyncio.run(run(llm, args))
 
 
 if __name__ == "__main__":

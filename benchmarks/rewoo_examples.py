@@ -1,124 +1,124 @@
-"""Worked examples of benchmarks/rewoo.py: the same questions, solved as a plan and turn by turn.
+"""Worked examples of benchmarks/rewoo.py: the same questions and steps, written as a plan and turn by turn.
 
-They are of companies that the closed world does not have. Both methods are shown all of them.
+They are of companies that the closed world does not have. All methods are shown the same ones: those whose questions
+share most words with the question.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
+
+SHOWN = 3  # examples before a question: those that share most words with it, the nearest last
+
+
+@dataclass(frozen=True)
+class Step:
+    why: str
+    tool: str
+    argument: str  # {n}: the evidence of step n
+    evidence: str
+    given: tuple[int, ...] = ()  # the steps that a KnowledgeModel reads
 
 
 @dataclass(frozen=True)
 class Example:
-    kind: str
     question: str
-    plan: str
-    turns: tuple[tuple[str, str, str | None], ...]  # thought, action, observation
+    steps: tuple[Step, ...]
+
+    def as_plan(self) -> str:
+        labels = [f":evidence{n}:" for n in range(len(self.steps))]
+        lines = []
+        for label, step in zip(labels, self.steps, strict=True):
+            given = f", given {' '.join(labels[n] for n in step.given)}?" if step.given else ""
+            lines += [f"Plan: {step.why}.", f"{label} = {step.tool}[{step.argument.format(*labels)}{given}]"]
+        return "\n".join([*lines, f"Answer: {labels[-1]}"])
+
+    def as_turns(self, tools: tuple[str, ...]) -> str:
+        """ReAct with some of the tools: without a KnowledgeModel it reads for itself."""
+        found = [step.evidence for step in self.steps]
+        lines = []
+        for step in self.steps:
+            if step.tool in tools:
+                argument = step.argument.format(*found) + ("?" if step.given else "")
+                lines += [f"Thought: {step.why.format(*found)}.", f"Action: {step.tool}[{argument}]"]
+                lines += [f"Observation: {step.evidence}"]
+        answer = self.steps[-1].evidence
+        return "\n".join([*lines, f"Thought: The answer is {answer}.", f"Action: Finish[{answer}]"])
 
 
 def birthplace(company: str, founder: str, town: str, year: str) -> Example:
-    return Example(
-        "birthplace",
-        f"In which town was the founder of {company} born?",
-        f"{_to_town(company, 'the answer: ')}Answer: :evidence3:",
-        (
-            *_turns(company, founder, town, year),
-            (f"The town is {town}.", f"Finish[{town}]", None),
-        ),
-    )
+    question = f"In which town was the founder of {company} born?"
+    return Example(question, _to_town(company, founder, town, year))
 
 
 def river(company: str, founder: str, town: str, year: str, name: str) -> Example:
     return Example(
-        "river",
         f"Which river flows through the town where the founder of {company} was born?",
-        f"{_to_town(company)}"
-        "Plan: Find the document about the town.\n"
-        ":evidence4: = Lookup[:evidence3:]\n"
-        "Plan: Read the answer: which river flows there.\n"
-        ":evidence5: = KnowledgeModel[Which river flows through :evidence3:, given :evidence4:?]\n"
-        "Answer: :evidence5:",
         (
-            *_turns(company, founder, town, year),
-            (f"I need the river in {town}.", f"Lookup[{town}]", f"The river {name} flows through {town}."),
-            (f"The river is {name}.", f"Finish[{name}]", None),
+            *_to_town(company, founder, town, year),
+            Step("Find the town", "Lookup", "{3}", f"The river {name} flows through {town}."),
+            Step("Read which river it is", "KnowledgeModel", "Which river flows through {3}", name, (4,)),
         ),
     )
 
 
 def earlier(first: str, second: str, years: tuple[str, str]) -> Example:
-    a, b = years
-    winner = first if int(a) < int(b) else second
+    winner = first if int(years[0]) < int(years[1]) else second
+    asked = f"Which was founded earlier, {first} or {second}"
     return Example(
-        "earlier",
-        f"Which was founded earlier, {first} or {second}?",
-        f"Plan: Find the document about {first}.\n"
-        f":evidence0: = Lookup[{first}]\n"
-        f"Plan: Find the document about {second}.\n"
-        f":evidence1: = Lookup[{second}]\n"
-        "Plan: Read the answer: which is earlier.\n"
-        f":evidence2: = KnowledgeModel[Which was founded earlier, {first} or {second}, "
-        "given :evidence0: :evidence1:?]\n"
-        "Answer: :evidence2:",
+        f"{asked}?",
         (
-            (f"I need the year of {first}.", f"Lookup[{first}]", f"{first} was founded in {a} by a clerk."),
-            (f"I need the year of {second}.", f"Lookup[{second}]", f"{second} was founded in {b} by a teacher."),
-            (f"{min(years)} is before {max(years)}.", f"Finish[{winner}]", None),
+            Step(f"Find {first}", "Lookup", first, _company(first, years[0], "a clerk")),
+            Step(f"Find {second}", "Lookup", second, _company(second, years[1], "a teacher")),
+            Step("Compare the years", "KnowledgeModel", asked, winner, (0, 1)),
         ),
     )
 
 
-def _to_town(company: str, last: str = "") -> str:
-    return (
-        f"Plan: Find the document about {company}.\n"
-        f":evidence0: = Lookup[{company}]\n"
-        "Plan: Read who founded it.\n"
-        f":evidence1: = KnowledgeModel[Who founded {company}, given :evidence0:?]\n"
-        "Plan: Find the document about the founder.\n"
-        ":evidence2: = Lookup[:evidence1:]\n"
-        f"Plan: Read {last}where the founder was born.\n"
-        ":evidence3: = KnowledgeModel[In which town was :evidence1: born, given :evidence2:?]\n"
+def apart(first: str, second: str, years: tuple[str, str]) -> Example:
+    return Example(
+        f"How many years after {first} was {second} founded?",
+        (
+            Step(f"Find {first}", "Lookup", first, _company(first, years[0], "a clerk")),
+            Step("Read in which year", "KnowledgeModel", f"In which year was {first} founded", years[0], (0,)),
+            Step(f"Find {second}", "Lookup", second, _company(second, years[1], "a teacher")),
+            Step("Read in which year", "KnowledgeModel", f"In which year was {second} founded", years[1], (2,)),
+            Step("Subtract", "Calculator", "{3} - {1}", str(int(years[1]) - int(years[0]))),
+        ),
     )
 
 
-def _turns(company: str, founder: str, town: str, year: str) -> tuple[tuple[str, str, str | None], ...]:
+def _to_town(company: str, founder: str, town: str, year: str) -> tuple[Step, ...]:
     return (
-        (f"I need the founder of {company}.", f"Lookup[{company}]", f"It was founded in {year} by {founder}."),
-        (f"I need the town of {founder}.", f"Lookup[{founder}]", f"{founder} was born in the town of {town}."),
+        Step(f"Find {company}", "Lookup", company, _company(company, year, founder)),
+        Step("Read who founded it", "KnowledgeModel", f"Who founded {company}", founder, (0,)),
+        Step("Find the founder", "Lookup", "{1}", f"{founder} was born in the town of {town}."),
+        Step("Read in which town", "KnowledgeModel", "In which town was {1} born", town, (2,)),
     )
+
+
+def _company(name: str, year: str, founder: str) -> str:
+    return f"{name} was founded in {year} by {founder}."
 
 
 EXAMPLES = (
     birthplace("Orrin Mills", "Dora Orrin", "Felsby", "1899"),
+    apart("Hatherley Prams", "Oriel Bicycles", ("1894", "1921")),
     river("Blackwood Saddlery", "Piet Marsh", "Elmsund", "1920", "Varn"),
     earlier("Amber Tannery", "Solway Kilns", ("1931", "1907")),
     river("Silver Birch Press", "Nell Amory", "Cold Norton", "1880", "Tarrant"),
     birthplace("Wexham Pianos", "Josef Lind", "Grauberg", "1872"),
+    apart("Mossgate Anchors", "Tidewater Sails", ("1858", "1890")),
     earlier("Dale and Daughters", "Northgate Lamps", ("1903", "1948")),
 )
 
 
-def examples_before(question: str) -> str:
-    """The question behind the examples, in the place where the planner's prompt has its question."""
-    return "\n\nQuestion: ".join([*(f"{example.question}\n{example.plan}" for example in EXAMPLES), question])
+def examples_for(question: str) -> list[Example]:
+    asked = set(re.findall(r"\w+", question.lower()))
 
+    def likeness(example: Example) -> float:
+        words = set(re.findall(r"\w+", example.question.lower()))
+        return len(asked & words) / len(asked | words)
 
-def library_grammar() -> str:
-    """A grammar of the three examples' plans with other names in them: a library of plans.
-
-    It is for a model too weak to lay out a plan: it chooses one of the layouts, as far as they differ, and fills in the
-    names. It is not told which kind the question is of.
-    """
-    plans = {example.kind: _layout(example) for example in EXAMPLES}
-    return "\n".join(["start: " + " | ".join(plans), *(f"{kind}: {plan}" for kind, plan in plans.items()), _NAME])
-
-
-_NAME = "NAME: /[A-Z][A-Za-z]{1,15}( [A-Za-z]{1,15}){0,4}/\n"
-
-
-def _layout(example: Example) -> str:
-    named = r"(?<=about )[A-Z][\w ]+(?=\.)|(?<=Lookup\[)[A-Z][\w ]+(?=\])|(?<=founded )[A-Z][\w ]+(?=,)"
-    named += r"|(?<=earlier, )[A-Z][\w ]+(?= or )|(?<= or )[A-Z][\w ]+(?=,)"
-    return " NAME ".join(json.dumps(piece) for piece in re.split(named, example.plan))
+    return sorted(EXAMPLES, key=likeness)[-SHOWN:]

@@ -33,9 +33,15 @@ def lookup(query: str) -> str:
 
 
 def correct(question: dict[str, str], answer: str) -> bool:
-    """Whether the answer names the right thing, and not its rival."""
+    """Whether the answer names the right thing, and no other person, company, town, river or number of this world."""
 
     def named(name: str) -> bool:
         return re.search(rf"\b{re.escape(name)}\b", answer, re.IGNORECASE) is not None
 
-    return named(question["answer"]) and not ("not" in question and named(question["not"]))
+    right = question["answer"]
+    others = [name for name in NAMES if name.lower() not in right.lower() and right.lower() not in name.lower()]
+    numbers = set(re.findall(r"\d+", answer)) - {right}
+    return named(right) and not any(map(named, others)) and not numbers
+
+
+NAMES = {d["title"] for d in WORLD["documents"]} | {q["answer"] for q in WORLD["questions"] if q["kind"] != "years"}

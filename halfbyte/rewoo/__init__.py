@@ -5,7 +5,8 @@
 
 from halfbyte.errors import BlockedURL, PlanError, RunError, ToolError, TraceError
 from halfbyte.rewoo.executor import Executor, Result
-from halfbyte.rewoo.grammar import plan_gbnf, plan_grammar
+from halfbyte.rewoo.gbnf import plan_gbnf
+from halfbyte.rewoo.grammar import plan_grammar
 from halfbyte.rewoo.limits import Limits
 from halfbyte.rewoo.parser import parse_plan
 from halfbyte.rewoo.plan import Plan, Problem, Step

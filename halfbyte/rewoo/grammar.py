@@ -1,9 +1,10 @@
 """Grammars of the card's plan form, built from the tool list: text that they allow is a plan that can be run.
 
-Steps are numbered from 0 without a gap, each argument refers only to steps before it, and only to tools that exist. The
-rules are therefore unrolled, one set a step. A tool whose argument is a number, a boolean or a JSON object is given one
-of these, or a reference alone. What the grammars leave out, though `parse_plan` reads it: brackets, line ends and other
-colons before an `e` within arguments.
+Steps are numbered from 0 without a gap, each argument refers only to steps before it, and only to tools that exist; the
+answer refers to the last step. The rules are therefore unrolled, one set a step. A tool whose argument is a number, a
+boolean or a JSON object is given one of these, or a reference alone; a tool's `form` and `gives_pages` narrow arguments
+further: a name is quoted from the question or is evidence, and no page is a name. What the grammars leave out, though
+`parse_plan` reads it: brackets, line ends and other colons before an `e` within arguments.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from halfbyte.errors import RequestError
+from halfbyte.rewoo.quotes import quote_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 PLAN_CHAR = r"[^\n\r:#=\[\]`]"
 ARGUMENT_CHAR = r"[^\n\r:#\[\]]"
 NO_REFERENCE = r":[^eE\n\r:#\[\]]"
+MOST_TRACKED = 8  # steps: that many have 255 rows of pages and other evidence
 LONGEST_PLAN, LONGEST_ARGUMENT = 200, 300  # characters (a reference counts as one): a weak model would go on and on
 
 
@@ -35,67 +38,116 @@ TYPED = {
     bool: "(true|false)",
     dict: rf"\{{({_JSON_PAIR}(, {_JSON_PAIR}){{0,7}})?\}}",
 }
-_GBNF_TYPED = {
-    int: "integer",
-    float: "number",
-    bool: '("true" | "false")',
-    dict: '"{" (pair (", " pair){0,7})? "}"',
-}
-_GBNF_RULES = r"""integer ::= "-"? ("0" | [1-9] [0-9]{0,14})
-number ::= integer ("." [0-9]{1,15})?
-value ::= "\"" [^"\\\x00-\x1f:#\[\]]{0,100} "\"" | number | "true" | "false" | "null"
-pair ::= "\"" [A-Za-z_] [A-Za-z0-9_]{0,30} "\": " value"""
+_TYPED_BY_NAME = {kind.__name__: form for kind, form in TYPED.items()}
+_SUM = r"[0-9+\-*\/%.(), ]|sqrt|log|exp|abs|round|min|max|pi"
 
 
-def plan_grammar(tools: Iterable[str | Tool], max_steps: int = 8) -> str:
-    """The grammar for llguidance, in its Lark form. Raises RequestError if a tool's name cannot stand in a plan."""
-    kinds = _by_type(tools)
-    lines = ["start: step_0", f"PLAN: /{PLAN_CHAR}{{1,{LONGEST_PLAN}}}/"]
-    lines += [f"{_tool_rule(kind, '_')}: " + _literals(names) for kind, names in kinds.items()]
-    for k in range(max_steps):
-        references = _numbers(k)
-        more = f"(step_{k + 1} | answer_{k})" if k + 1 < max_steps else f"answer_{k}"
-        calls = " | ".join(f'{_tool_rule(kind, "_")} "[" {kind.__name__.upper()}_{k} "]"' for kind in kinds)
-        lines += [
-            f'step_{k}: "Plan: " PLAN "\\n:evidence{k}: = " ({calls}) "\\n" {more}',
-            *(f"{kind.__name__.upper()}_{k}: /{_argument(kind, references)}/" for kind in kinds),
-            f'answer_{k}: "Answer: " ANSWER_{k}',
-            f"ANSWER_{k}: /({PLAN_CHAR}{{1,{LONGEST_PLAN}}})?:evidence({_numbers(k + 1)}):/",
-        ]
-    return "\n".join(lines) + "\n"
+def plan_grammar(tools: Iterable[str | Tool], max_steps: int = 8, question: str = "") -> str:
+    """The grammar for llguidance, in its Lark form. Raises RequestError if a tool's name cannot stand in a plan.
+
+    question: what tools of the form "quote" take their words from; without it they take any text.
+    """
+    return _Lark(list(tools), max_steps, re.sub(r"[\[\]:#]", " ", question)).text()
 
 
-def plan_gbnf(tools: Iterable[str | Tool], max_steps: int = 8) -> str:
-    """The same grammar in llama.cpp's form."""
-    kinds = _by_type(tools)
-    lines = ["root ::= step-0", f"plan ::= {PLAN_CHAR}{{1,{LONGEST_PLAN}}}", _GBNF_RULES]
-    lines += [f"{_tool_rule(kind, '-')} ::= " + _literals(names) for kind, names in kinds.items()]
-    for k in range(max_steps):
-        more = f"(step-{k + 1} | answer-{k})" if k + 1 < max_steps else f"answer-{k}"
-        calls = " | ".join(f'{_tool_rule(kind, "-")} "[" {kind.__name__}-{k} "]"' for kind in kinds)
-        lines += [
-            f'step-{k} ::= "Plan: " plan "\\n:evidence{k}: = " ({calls}) "\\n" {more}',
-            *(f"{kind.__name__}-{k} ::= {_gbnf_argument(kind, k)}" for kind in kinds),
-            f'answer-{k} ::= "Answer: " plan? ":evidence" ({_alternatives(k + 1)}) ":"',
-        ]
-    return "\n".join(lines) + "\n"
+class _Lark:
+    """Rules for every row of steps so far, which differ by the ones whose evidence is a page."""
+
+    def __init__(self, tools: list[str | Tool], max_steps: int, question: str) -> None:
+        self._most, quote = max_steps, quote_terminal(question)
+        paged = [t for t in tools if not isinstance(t, str) and t.gives_pages and max_steps <= MOST_TRACKED]
+        self._kinds = {False: by_form([t for t in tools if not any(t is p for p in paged)], quotes=bool(quote))}
+        self._kinds[True] = by_form(paged, quotes=bool(quote)) if paged else {}
+        self._only_asks = set(self._kinds[False]) | set(self._kinds[True]) == {"asks"}
+        self._terminals: dict[str, str] = {}  # by what they are
+        self._lines = ["start: step", f"PLAN: /{PLAN_CHAR}{{1,{LONGEST_PLAN}}}/", quote]
+
+    def text(self) -> str:
+        rows: list[tuple[bool, ...]] = [()]
+        for row in rows:  # which grows
+            rows += self._step(row)
+        terminals = [f"{name}: {body}" for body, name in self._terminals.items()]
+        return "\n".join([*self._lines, *terminals]) + "\n"
+
+    def _step(self, row: tuple[bool, ...]) -> list[tuple[bool, ...]]:
+        """Write the rule of the step after a row; the rows that it makes, unless they are as long as a plan may be."""
+        k, ways, rows = len(row), [], []
+        for page in (False, True):
+            calls = self._calls(row, page)
+            if calls:
+                after = (*row, page)
+                more = f"({_rule('step', after)} | answer_{k})" if k + 1 < self._most else f"answer_{k}"
+                ways.append(f'({" | ".join(calls)}) "]\\n" {more}')
+                rows += [after] if k + 1 < self._most else []
+        self._lines.append(f'{_rule("step", row)}: "Plan: " PLAN "\\n:evidence{k}: = " ({" | ".join(ways)})')
+        if not any(row):  # once for each length
+            before = _any_of(range(k))
+            last = f"/({PLAN_CHAR}{before and '|' + before}){{0,{LONGEST_PLAN}}}:evidence{k}:/"
+            self._lines.append(f'answer_{k}: "Answer: " {self._terminal(last)}')
+        return rows
+
+    def _calls(self, row: tuple[bool, ...], page: bool) -> list[str]:
+        calls = []
+        for kind, names in self._kinds[page].items():
+            argument = self._argument(kind, row)
+            if argument:
+                calls.append(f'({literals(names)}) "[" ({argument})')
+        return calls
+
+    def _argument(self, kind: str, row: tuple[bool, ...]) -> str:
+        """What may stand in the brackets; "" if there can be no such call yet."""
+        pages = [n for n, page in enumerate(row) if page]
+        values = _any_of(n for n, page in enumerate(row) if not page)
+        anything = _any_of(range(len(row)))
+        if kind == "asks" and not self._only_asks:
+            if not row:
+                return ""
+            question = f"({ARGUMENT_CHAR}|{NO_REFERENCE}{values and '|' + values}){{1,{LONGEST_ARGUMENT}}}"
+            given = _ascending(pages) if pages else anything
+            return self._terminal(f"/{question}, given {given}\\?/")
+        if kind == "quote":
+            return f"QUOTE | {self._terminal(f'/{values}/')}" if values else "QUOTE"
+        if kind == "sum":
+            return self._terminal(f"/({_SUM}{values and '|' + values}){{1,{LONGEST_ARGUMENT}}}/")
+        if kind in _TYPED_BY_NAME:
+            return self._terminal(f"/({_TYPED_BY_NAME[kind]}{anything and '|' + anything})/")
+        return self._terminal(
+            f"/({ARGUMENT_CHAR}|{NO_REFERENCE}{anything and '|' + anything}){{1,{LONGEST_ARGUMENT}}}/"
+        )
+
+    def _terminal(self, body: str) -> str:
+        return self._terminals.setdefault(body, f"T{len(self._terminals)}")
 
 
-def _by_type(tools: Iterable[str | Tool]) -> dict[type, list[str]]:
+def _rule(name: str, row: tuple[bool, ...]) -> str:
+    return "_".join([name, "".join("vp"[page] for page in row)]) if row else name
+
+
+def _any_of(steps: Iterable[int]) -> str:
+    numbers = "|".join(map(str, steps))
+    return f":evidence({numbers}):" if numbers else ""
+
+
+def _ascending(steps: list[int]) -> str:
+    """One or more of them, in order, each at most once."""
+    ways = [f":evidence{n}:" + "".join(f"( :evidence{m}:)?" for m in steps if m > n) for n in steps]
+    return f"({'|'.join(ways)})"
+
+
+def by_form(tools: Iterable[str | Tool], *, quotes: bool) -> dict[str, list[str]]:
     """Names of tools by what their arguments are; lists are texts of one line here."""
     given = list(tools)
-    kinds: dict[type, list[str]] = {}
+    kinds: dict[str, list[str]] = {}
     for tool, name in zip(given, tool_names(given), strict=True):
-        kind = str if isinstance(tool, str) else tool.argument_type
-        kinds.setdefault(kind if kind in TYPED else str, []).append(name)
+        kind: str = "text" if isinstance(tool, str) else tool.form
+        if not isinstance(tool, str) and tool.argument_type in TYPED:
+            kind = tool.argument_type.__name__
+        kinds.setdefault("text" if kind == "quote" and not quotes else kind, []).append(name)
     return kinds
 
 
-def _tool_rule(kind: type, dash: str) -> str:
-    return f"tool{dash}{kind.__name__}"
-
-
-def _literals(names: list[str]) -> str:
+def literals(names: list[str]) -> str:
+    """One of them, in Lark and in GBNF."""
     return " | ".join(f'"{name}"' for name in names)
 
 
@@ -108,25 +160,3 @@ def tool_names(tools: Iterable[str | Tool]) -> list[str]:
     if not names:
         raise RequestError("a plan needs at least one tool")
     return names
-
-
-def _argument(kind: type, references: str) -> str:
-    reference = f"|:evidence({references}):" if references else ""
-    if kind in TYPED:
-        return f"({TYPED[kind]}{reference})"
-    return f"({ARGUMENT_CHAR}|{NO_REFERENCE}{reference}){{1,{LONGEST_ARGUMENT}}}"
-
-
-def _gbnf_argument(kind: type, step: int) -> str:
-    reference = f' | ":evidence" ({_alternatives(step)}) ":"' if step else ""
-    if kind in TYPED:
-        return f"{_GBNF_TYPED[kind]}{reference}"
-    return f'({ARGUMENT_CHAR} | ":" [^eE\\n\\r:#\\[\\]]{reference}){{1,{LONGEST_ARGUMENT}}}'
-
-
-def _numbers(count: int) -> str:
-    return "|".join(map(str, range(count)))
-
-
-def _alternatives(count: int) -> str:
-    return " | ".join(f'"{n}"' for n in range(count))

@@ -30,12 +30,24 @@ FORMAT = (
     "...\n"
     "Answer: [:evidence[n]: containing the final answer.]\n"
 )
+BRIEF_HEAD = "Plan how to answer the question with tools, each step's output being evidence for later steps:\n"
 
 
 def planner_prompt(tools: Iterable[Tool], question: str) -> str:
     """What stands between USER: and ASSISTANT: to have a plan made, as in the model card, byte for byte."""
     listed = "".join(f"{tool.name}[input]: {tool.description}\n" for tool in tool_table(tools).values())
     return f"{HEAD}{listed}\n{FORMAT}\nQuestion: {question}"
+
+
+def few_shot_prompt(tools: Iterable[Tool], examples: Iterable[tuple[str, str]], question: str) -> str:
+    """A shorter prompt for models that were not trained on the card's: worked examples show the form.
+
+    examples: questions with their plans. The answer goes on where the last example would, so that it may also be handed
+    to a model as it stands, without a chat template.
+    """
+    listed = "".join(f"{tool.name}[input]: {tool.description}\n" for tool in tool_table(tools).values())
+    shown = "".join(f"Question: {asked}\n{plan.strip()}\n\n" for asked, plan in examples)
+    return f"{BRIEF_HEAD}{listed}\n{shown}Question: {question}\n"
 
 
 def repair_prompt(prompt: str, plan: str, problems: Sequence[Problem | str]) -> str:

@@ -7,7 +7,7 @@ import inspect
 import json
 import typing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from halfbyte.errors import ToolError
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     Function = Callable[[Any], Awaitable[Any]]
+
+# What plan_grammar lets a model write as a text argument. "quote": evidence, or words of the question as they stand.
+# "asks": a question about evidence, in the card's words: "…, given :evidence0:?". "sum": arithmetic.
+Form = Literal["text", "quote", "asks", "sum"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Tool:
     concurrency: int | None = None  # calls at a time; None: as many as the executor allows
     cacheable: bool = True  # the same argument gives the same evidence, and nothing else happens
     takes_gaps: bool = False  # can make something of an argument in which evidence is missing
+    form: Form = "text"  # what plan_grammar lets a model write as its argument; a plan may be read with any other
+    gives_pages: bool = False  # evidence is a text to be read, such as a page: no name, and no term of a sum
 
     async def __call__(self, argument: Any) -> Any:
         """Call it as the function that it was made of."""

@@ -8,7 +8,7 @@ import pytest
 from card_plan import PLAN, TOOLS
 
 from halfbyte.errors import PlanError, RequestError
-from halfbyte.rewoo import parse_plan, plan_gbnf, plan_grammar, tool
+from halfbyte.rewoo import parse_plan, plan_gbnf, plan_grammar, tool, tools
 
 llguidance = pytest.importorskip("llguidance")
 
@@ -135,3 +135,55 @@ def test_arguments_are_of_their_tools_types(bytes_tokenizer, kind):
         text = f"Plan: a\n:evidence0: = say[x]\nPlan: b\n:evidence1: = {call}\nAnswer: :evidence1:"
         assert allows(bytes_tokenizer, grammar, text), call
         parse_plan(text, TYPED)
+
+
+def plan_of(*calls):
+    steps = "".join(f"Plan: a\n:evidence{n}: = {call}\n" for n, call in enumerate(calls))
+    return f"{steps}Answer: :evidence{len(calls) - 1}:"
+
+
+LOOKUP = tool(name="Lookup", form="quote", gives_pages=True)(say)
+WORLD = [LOOKUP, tools.knowledge_model(None), tools.calculator]
+
+
+def test_names_are_quoted_and_pages_are_read(bytes_tokenizer):
+    grammar = plan_grammar(WORLD, 5, "Who founded Orrin Mills [in 1899]?")
+    for calls in (
+        ["Lookup[Orrin Mills]"],
+        ["Lookup[Orrin Mills]", "KnowledgeModel[Who founded it, given :evidence0:?]", "Lookup[:evidence1:]"],
+        ["Lookup[Mills]", "Lookup[1899]", "KnowledgeModel[Who, given :evidence0: :evidence1:?]"],
+        ["Lookup[Mills]", "KnowledgeModel[Year, given :evidence0:?]", "Calculator[(:evidence1: - 12) * 2]"],
+        ["Calculator[2 + 2]", "KnowledgeModel[What is it, given :evidence0:?]"],
+    ):
+        assert allows(bytes_tokenizer, grammar, plan_of(*calls)), calls
+        parse_plan(plan_of(*calls), WORLD)
+    for calls in (
+        ["Lookup[Orrin Works]"],  # not in the question
+        ["Lookup[Mills]", "Lookup[:evidence0:]"],  # a page is no name
+        ["Lookup[Mills]", "Calculator[:evidence0: + 1]"],  # and no number
+        ["KnowledgeModel[Who founded Orrin Mills?]"],  # there is nothing to read yet
+        ["Lookup[Mills]", "KnowledgeModel[Who founded it?]"],
+        ["Lookup[Mills]", "Lookup[1899]", "KnowledgeModel[Who, given :evidence0: :evidence0:?]"],  # read twice
+        ["Calculator[input]"],
+    ):
+        assert not allows(bytes_tokenizer, grammar, plan_of(*calls)), calls
+    unused = "Plan: a\n:evidence0: = Lookup[Mills]\nPlan: b\n:evidence1: = Lookup[1899]\nAnswer: :evidence0:"
+    assert not allows(bytes_tokenizer, grammar, unused)  # the last step would be for nothing
+
+
+def test_without_a_question_or_another_tool_anything_may_be_asked(bytes_tokenizer):
+    assert allows(bytes_tokenizer, plan_grammar(WORLD, 2), plan_of("Lookup[anything at all]"))
+    alone = plan_grammar([tools.knowledge_model(None)], 2)
+    assert allows(bytes_tokenizer, alone, plan_of("KnowledgeModel[Who wrote Solaris?]"))
+
+
+def test_the_cards_plan_is_allowed_with_the_cards_tools(bytes_tokenizer):
+    four = [tools.duckduckgo(), tools.text_scraper(), tools.hyperlink_extractor, tools.knowledge_model(None)]
+    question = "Who won the Nobel Prize in Literature in 2020 and what is their most famous work?"
+    assert allows(bytes_tokenizer, plan_grammar(four, 8, question), PLAN.strip())
+
+
+def test_more_steps_than_rows_of_pages_are_kept_for(bytes_tokenizer):
+    grammar = plan_grammar(WORLD, 12, "Orrin Mills")
+    assert allows(bytes_tokenizer, grammar, plan_of(*["Lookup[Orrin Mills]"] * 12))
+    assert not allows(bytes_tokenizer, grammar, plan_of(*["Lookup[Orrin Mills]"] * 13))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from halfbyte.rewoo import planner_prompt, tools
-from halfbyte.rewoo.planner import repair_prompt, solver_prompt
+from halfbyte.rewoo.planner import few_shot_prompt, repair_prompt, solver_prompt
 
 CARD = """\
 Please construct a systematic plan to generate an optimal response to the user instruction, utilizing a set of provided tools. Each plan will correspond to an evidence value, which will be the output of one of the available functions given an input string that could be the user's question, one or more prior evidence values, or a combination of both.
@@ -43,3 +43,10 @@ def test_a_solver_sees_all_evidence():
     assert "Plan: look\nEvidence #E1: {because}" in prompt
     assert prompt.count("Question: Why?") == 2
     assert "Be brief.\n" in prompt
+
+
+def test_worked_examples_stand_before_the_question():
+    prompt = few_shot_prompt([tools.calculator], [("2 + 2?", "Plan: add\n:evidence0: = Calculator[2 + 2]\n")], "3 + 3?")
+    head, shown = prompt.split("\n\n", 1)
+    assert head.splitlines()[1].startswith("Calculator[input]: ")
+    assert shown == "Question: 2 + 2?\nPlan: add\n:evidence0: = Calculator[2 + 2]\n\nQuestion: 3 + 3?\n"

@@ -40,7 +40,7 @@ FUNCTIONS: dict[str, Callable[..., Number]] = {
 CONSTANTS = {"pi": math.pi, "e": math.e}
 
 
-@tool(name="Calculator")
+@tool(name="Calculator", form="sum")
 async def calculator(expression: str) -> str:
     """Evaluate an arithmetic expression such as (3 + 4) * 2 ** 5 and produce its value.
 

@@ -38,7 +38,7 @@ def duckduckgo(backend: Backend | None = None, *, results: int = 5) -> Tool:
     """The search tool. backend: an async function of query and count; by default the ddgs package."""
     search = backend or ddgs_backend
 
-    @tool(name="DuckDuckGo", description=DESCRIPTION, timeout=2.0 * SECONDS, retries=2, concurrency=2)
+    @tool(name="DuckDuckGo", description=DESCRIPTION, timeout=2.0 * SECONDS, retries=2, concurrency=2, gives_pages=True)
     async def duckduckgo_search(query: str) -> Evidence:
         found = [r for r in await search(query.strip(), results) if r.url.startswith(("http://", "https://"))]
         if not found:

@@ -52,7 +52,7 @@ def text_scraper(
         cut = f"{text[:page_chars]} [cut off]" if len(text) > page_chars else text
         return f"{url}\n{cut}", None
 
-    @tool(name="TextScraper", description=DESCRIPTION, timeout=limits.seconds + 10, retries=1)
+    @tool(name="TextScraper", description=DESCRIPTION, timeout=limits.seconds + 10, retries=1, gives_pages=True)
     async def scrape(links: str) -> Evidence:
         urls = find_links(links) or [line.strip() for line in links.splitlines() if line.strip()]
         if not urls:
