@@ -25,17 +25,26 @@ FORMATS = ("awq", GPTQ, V2, COMPRESSED_TENSORS)  # what 4-bit weights can be wri
 CONFIG_FILES = frozenset({"config.json", "quant_config.json", "quantize_config.json"})
 
 
-def new_container(fmt: str, group_size: int, kept: tuple[str, ...] = ()) -> Container:
-    """A container to write 4-bit weights with zero points in; `kept` names linears that are not quantized.
+def new_container(
+    fmt: str,
+    group_size: int,
+    kept: tuple[str, ...] = (),
+    *,
+    bits: int = 4,
+    sym: bool = False,
+    act_order: bool = False,
+) -> Container:
+    """A container to write weights in; `kept` names linears that are not quantized.
 
-    Raises ConfigError unless it is one of FORMATS.
+    bits, sym and act_order are GPTQ's; the others hold 4 bits with zero points. Raises ConfigError unless it is one of
+    FORMATS.
     """
     if fmt == "awq":
         return AwqConfig(group_size=group_size, modules_to_not_convert=kept)
     if fmt in (GPTQ, V2):
         if kept:
             raise ConfigError(f"format {fmt} has no way to say that linears stay in 16 bits ({', '.join(kept[:3])})")
-        return GptqConfig(group_size=group_size, checkpoint_format=fmt)
+        return GptqConfig(bits, group_size, act_order, sym, checkpoint_format=fmt)
     if fmt == COMPRESSED_TENSORS:
         return CompressedTensorsConfig((Scheme(group_size=group_size),), ("lm_head", *kept))
     raise ConfigError(f"format {fmt!r} cannot be written; there are {', '.join(FORMATS)}")

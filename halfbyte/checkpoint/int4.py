@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
 KERNEL_BITS = 4
+W = TypeVar("W", bound="IntWeight")
 
 
 @dataclass(slots=True)
@@ -67,15 +69,15 @@ def group_index(weight: IntWeight) -> torch.Tensor:
     return torch.arange(weight.q.shape[1]) // weight.group_size if weight.g_idx is None else weight.g_idx
 
 
-def rows_of(weight: Int4Weight, part: slice) -> Int4Weight:
+def rows_of(weight: W, part: slice) -> W:
     """Some of a weight's outputs; a view."""
-    return Int4Weight(weight.q[part], weight.s[part], weight.z[part])
+    return replace(weight, q=weight.q[part], s=weight.s[part], z=weight.z[part])
 
 
-def concat_rows(parts: list[Int4Weight]) -> Int4Weight:
-    """Stack weights that share their input, so that one product serves them all (q, k, v; gate, up)."""
+def concat_rows(parts: list[W]) -> W:
+    """Stack weights that share their input, and its order, so that one product serves them all (q, k, v; gate, up)."""
     q, s, z = (torch.cat([getattr(p, f) for p in parts]) for f in ("q", "s", "z"))
-    return Int4Weight(q, s, z)
+    return replace(parts[0], q=q, s=s, z=z)
 
 
 def narrow_scales(scales: torch.Tensor) -> torch.Tensor:

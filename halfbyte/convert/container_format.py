@@ -1,31 +1,29 @@
 """awq:, gptq: and compressed-tensors: — integers with scales and zero points, in one container or another.
 
-From an unquantized source the quantizer makes 4-bit weights, which every one of these containers holds. From a
-quantized one the same integers are repacked, to the bit, or refused: rounding a second time would only lose.
+From an unquantized source the quantizer makes them. From a quantized one the same integers are repacked, to the bit,
+or refused: rounding a second time would only lose.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 import time
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.gptq import V1, V2, GptqConfig
-from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.repack import container_like, repack
 from halfbyte.checkpoint.size import weight_count
 from halfbyte.checkpoint.writer import RepositoryWriter
-from halfbyte.convert.awq_format import write_awq
-from halfbyte.convert.request import ConvertReport, Request
+from halfbyte.convert.request import ConvertReport, KindLoss, Request
 from halfbyte.errors import QuantizeError
+from halfbyte.quantize import QuantizeOptions, quantize
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from halfbyte.checkpoint.container import Container
+    from halfbyte.quantize import Plan
 
 _SETTINGS = re.compile(r"(?P<bits>[2348])bit(?:-(?P<group>\d+|-1)g)?(?P<flags>(?:-(?:actorder|sym|v2))*)")
 
@@ -47,7 +45,7 @@ def write_awq_container(request: Request) -> ConvertReport:
 
 
 def write_gptq(request: Request) -> ConvertReport:
-    """gptq:4bit-64g, with -v2 for the second version of the container."""
+    """gptq:4bit-64g: 2, 3, 4 or 8 bits, with -actorder, -sym, and -v2 for the second version of the container."""
     return _write(request, "gptq")
 
 
@@ -57,17 +55,8 @@ def write_compressed_tensors(request: Request) -> ConvertReport:
 
 
 def _write(request: Request, name: str) -> ConvertReport:
-    if request.checkpoint.container is not None:
-        return _repack(request, name, parse(name, request.settings))
-    if name == "awq":
-        return write_awq(request)
     wanted = parse(name, request.settings)
-    if wanted.bits != 4 or wanted.act_order or wanted.sym:
-        raise QuantizeError(
-            f"{name}:{request.settings}: unquantized weights become 4 bits, asymmetric, without activation order; "
-            "other settings can be repacked from a repository that has them"
-        )
-    return _quantize_and_repack(request, name, wanted)
+    return _quantize(request, name, wanted) if request.checkpoint.container is None else _repack(request, name, wanted)
 
 
 def parse(name: str, settings: str) -> Wanted:
@@ -121,32 +110,63 @@ def _is_asked_for(own: Container, wanted: Wanted) -> bool:
     )
 
 
-def _quantize_and_repack(request: Request, name: str, wanted: Wanted) -> ConvertReport:
-    """Through a hidden AWQ repository beside OUT, which is removed."""
-    RepositoryWriter(
-        request.out, max_shard_size=request.options.max_shard_size, overwrite=request.options.overwrite
-    ).check(0)
-    between = request.out.parent / f".{request.out.name}.awq"
-    group = "" if wanted.group_size is None else f"-{wanted.group_size}g"
-    try:
-        quantized = write_awq(
-            replace(request, out=between, settings=f"4bit{group}", options=replace(request.options, overwrite=True))
-        )
-        _restore_card(between, request.checkpoint)
-        packed = _repack(replace(request, checkpoint=Checkpoint(open_source(between))), name, wanted)
-    finally:
-        shutil.rmtree(between, ignore_errors=True)
-    packed.source, packed.losses = quantized.source, quantized.losses
-    packed.format = packed.format if group else f"{name}:{quantized.format.partition(':')[2]}"
-    packed.seconds = round(packed.seconds + quantized.seconds, 2)
-    packed.notes = quantized.notes
-    return packed
+def _quantize(request: Request, name: str, wanted: Wanted) -> ConvertReport:
+    options = request.options
+    if wanted.act_order and name != "gptq":
+        raise QuantizeError(f"{name}:{request.settings}: weights in activation order are made for gptq only")
+    report = quantize(
+        request.checkpoint.source,
+        request.out,
+        QuantizeOptions(
+            bits=wanted.bits,
+            group_size="auto" if wanted.group_size is None else wanted.group_size,
+            format="gptq_v2" if wanted.v2 else name,  # type: ignore[arg-type]
+            sym=wanted.sym,
+            act_order=wanted.act_order,
+            calib=options.calib,
+            samples=options.samples,
+            seq_len=options.seq_len,
+            seed=options.seed,
+            max_shard_size=options.max_shard_size,
+            overwrite=options.overwrite,
+        ),
+        progress=_Blocks(request),
+    )
+    errors: dict[str, list[float]] = defaultdict(list)
+    for layer in report.layers:
+        errors[".".join(layer.name.split(".")[-2:])].append(layer.error_after)
+    return ConvertReport(
+        source=report.source,
+        out=report.out,
+        format=_full_spec(name, wanted, report.group_size),
+        out_bytes=report.out_bytes,
+        bits_per_weight=8 * report.out_bytes / weight_count(request.checkpoint.config),
+        seconds=report.seconds,
+        losses=[
+            KindLoss(kind, dict(Counter({name.upper(): len(found)})), fmean(found) ** 0.5)
+            for kind, found in errors.items()
+        ],
+        notes=[*report.notes, "errors are of the layers' outputs on calibration text, not of the weights"],
+    )
 
 
-def _restore_card(folder: Path, checkpoint: Checkpoint) -> None:
-    """The source's own card, or none: the quantizer's speaks of AWQ."""
-    card = checkpoint.source.file("README.md")
-    path = folder / "README.md"
-    path.unlink(missing_ok=True)
-    if card is not None:
-        path.write_bytes(card)
+def _full_spec(name: str, wanted: Wanted, group_size: int) -> str:
+    flags = {"actorder": wanted.act_order, "sym": wanted.sym, "v2": wanted.v2}
+    return f"{name}:{wanted.bits}bit-{group_size}g" + "".join(f"-{flag}" for flag, given in flags.items() if given)
+
+
+class _Blocks:
+    """The quantizer's progress as a conversion's."""
+
+    def __init__(self, request: Request) -> None:
+        self.progress = request.progress
+
+    def plan(self, plan: Plan) -> None:
+        self.progress.start("quantizing blocks", plan.layers)
+
+    def block(self, done: int, total: int) -> None:
+        self.progress.step(done)
+
+    def tuning(self, done: int, total: int) -> None:
+        self.progress.start("tuning scales", total)
+        self.progress.step(done)

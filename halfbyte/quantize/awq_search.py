@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from halfbyte.quantize.rounding import grouped, ranges, rounding_error
+from halfbyte.quantize.rounding import ASYMMETRIC_4, Levels, grouped, ranges, rounding_error
 from halfbyte.quantize.statistics import output_error
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ class ScaleChoice:
 
 
 def search_scale(
-    weight: torch.Tensor, stats: InputStatistics, group_size: int, slots: torch.Tensor | None = None
+    weight: torch.Tensor,
+    stats: InputStatistics,
+    group_size: int,
+    slots: torch.Tensor | None = None,
+    levels: Levels = ASYMMETRIC_4,
 ) -> ScaleChoice:
     """Find the scale for a weight [N, K] (all the linears that share the input, stacked).
 
@@ -49,7 +53,7 @@ def search_scale(
     magnitude = shared(relative_magnitude(weight, *ranges(weight, group_size)), slots)
     weight = weight[:: -(-weight.shape[0] // SEARCH_ROWS)]
     low, high = ranges(weight, group_size)
-    unscaled = output_error(rounding_error(weight, low, high), stats.H).item()
+    unscaled = output_error(rounding_error(weight, low, high, levels), stats.H).item()
     best = ScaleChoice(torch.ones_like(weight[0]), "none", 0.0, unscaled, unscaled)
     activity = shared(stats.mean_abs, slots)
     activity = (activity / activity.mean().clamp(min=1e-30)).clamp_(min=LEAST_ACTIVITY)
@@ -58,7 +62,8 @@ def search_scale(
         for ratio in _then_finer(coarse, best, formula):
             scale = candidate(activity, magnitude, ratio, formula)
             scaled = weight * scale
-            error = output_error(rounding_error(scaled, *ranges(scaled, group_size)).div_(scale), stats.H).item()
+            delta = rounding_error(scaled, *ranges(scaled, group_size), levels).div_(scale)
+            error = output_error(delta, stats.H).item()
             if error < best.error:
                 best.scale, best.formula, best.ratio, best.error = scale, formula, ratio, error
     return best

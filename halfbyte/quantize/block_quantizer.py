@@ -1,4 +1,4 @@
-"""One block from float to 4 bits: choose scales, fold them into the operation before, clip, round, stage by stage.
+"""One block from float to a few bits: choose scales, fold them into the operation before, clip, round, stage by stage.
 
 The float model's samples walk ahead by one stage; those of the quantized model follow through what is already rounded.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from halfbyte.checkpoint.int4 import Int4Weight, concat_rows, rows_of
+from halfbyte.checkpoint.int4 import IntWeight, concat_rows, rows_of
 from halfbyte.quantize.awq_search import ScaleChoice, search_scale
 from halfbyte.quantize.block import PRODUCER, float_weight, fold_scale, groups_of, modules, shared_value_channels
 from halfbyte.quantize.clip_search import search_ranges
@@ -18,7 +18,7 @@ from halfbyte.quantize.follow import followed
 from halfbyte.quantize.gptq import ColumnRounding
 from halfbyte.quantize.published import as_published
 from halfbyte.quantize.report import LayerReport
-from halfbyte.quantize.rounding import quantize_weight, ranges, rounding_error
+from halfbyte.quantize.rounding import ASYMMETRIC_4, Levels, quantize_weight, ranges, rounding_error
 from halfbyte.quantize.statistics import InputStatistics, row_errors
 from halfbyte.quantize.stream import Stream, micro_batches
 
@@ -36,10 +36,10 @@ ROUNDED_AT_ONCE = 2**25  # weights in float32 whose copies are held at once
 
 @dataclass(slots=True)
 class QuantizedLinear:
-    """A linear by its module name within the block and its 4-bit weight."""
+    """A linear by its module name within the block and its quantized weight."""
 
     name: str
-    weight: Int4Weight
+    weight: IntWeight
     report: LayerReport
 
 
@@ -63,9 +63,22 @@ class BlockQuantizer:
     """Quantizes blocks in their order while the samples of both streams go through them."""
 
     def __init__(
-        self, plain: Stream, rounded: Stream, samples: Samples, store: ActivationStore, recipe: Recipe, group_size: int
+        self,
+        plain: Stream,
+        rounded: Stream,
+        samples: Samples,
+        store: ActivationStore,
+        recipe: Recipe,
+        group_size: int,
+        levels: Levels = ASYMMETRIC_4,
+        *,
+        act_order: bool = False,
     ) -> None:
-        """plain: the float model's stream; rounded: the quantized one's. group_size -1 is one group a row."""
+        """plain: the float model's stream; rounded: the quantized one's. group_size -1 is one group a row.
+
+        act_order: groups are of inputs of like activity instead of neighbours.
+        """
+        self.levels, self.act_order = levels, act_order
         self.plain, self.rounded, self.samples, self.store = plain, rounded, samples, store
         self.recipe, self.group_size = recipe, group_size
         self.config = plain.config
@@ -156,7 +169,7 @@ class BlockQuantizer:
         if not self.recipe.scale or name in self.kept or producer in self.kept:
             choice = ScaleChoice(torch.ones_like(weight[0]), "none", 0.0, 0.0, 0.0)
         else:
-            choice = search_scale(weight, stats, groups_of(w, self.group_size), self.slots.get(name))
+            choice = search_scale(weight, stats, groups_of(w, self.group_size), self.slots.get(name), self.levels)
             fold_scale(self.block, name, choice.scale, self.config)
         prefix = f"model.layers.{self.layer}"
         if name == "qkv":
@@ -208,24 +221,40 @@ class BlockQuantizer:
 
     def _round(
         self, aim: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, H: torch.Tensor, size: int
-    ) -> tuple[Int4Weight, torch.Tensor]:
-        """`aim` in 4 bits; and of each row the squared output, the error of plain rounding, and that of this one."""
+    ) -> tuple[IntWeight, torch.Tensor]:
+        """`aim` rounded; and of each row the squared output, the error of plain rounding, and that of this one."""
+        if self.act_order and size < weight.shape[1]:
+            order = H.diagonal().argsort(descending=True, stable=True)
+            ordered, errors = self._round_groups(
+                aim[:, order], weight[:, order], scale[order], H[order][:, order], size
+            )  # fmt: skip
+            place = order.argsort()
+            return IntWeight(ordered.q[:, place], ordered.s, ordered.z, ordered.bits, place // size), errors
+        return self._round_groups(aim, weight, scale, H, size)
+
+    def _round_groups(
+        self, aim: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, H: torch.Tensor, size: int
+    ) -> tuple[IntWeight, torch.Tensor]:
+        """The same with groups of neighbours."""
+        levels = self.levels
         rounding = ColumnRounding(H) if self.recipe.compensate else None
         at_once = max(1, ROUNDED_AT_ONCE // weight.shape[1])
         pieces, errors = [], []
         for begin in range(0, weight.shape[0], at_once):
             rows = aim[begin : begin + at_once]
-            low, high = search_ranges(rows, H, size) if self.recipe.clip else ranges(rows, size)
-            piece = rounding.round(rows, low, high) if rounding else quantize_weight(rows, low, high)
+            low, high = search_ranges(rows, H, size, levels) if self.recipe.clip else ranges(rows, size)
+            piece = (
+                rounding.round(rows, low, high, levels) if rounding else quantize_weight(rows, low, high, levels)
+            )  # fmt: skip
             unscaled = weight[begin : begin + at_once] / scale
-            plain = rounding_error(unscaled, *ranges(unscaled, size)).mul_(scale)
+            plain = rounding_error(unscaled, *ranges(unscaled, size), levels).mul_(scale)
             deltas = (rows, plain, piece.dequantize() - rows)
             errors.append(torch.stack([row_errors(delta, H) for delta in deltas]))
             pieces.append(piece)
         return concat_rows(pieces), torch.cat(errors, 1)
 
     def _parts_of(
-        self, name: str, choice: ScaleChoice, rounded: Int4Weight, errors: torch.Tensor
+        self, name: str, choice: ScaleChoice, rounded: IntWeight, errors: torch.Tensor
     ) -> list[QuantizedLinear]:
         done, begin = [], 0
         for module, rows in self.modules[name]:

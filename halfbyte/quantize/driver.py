@@ -12,6 +12,7 @@ import torch
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.containers import CONFIG_FILES, new_container
+from halfbyte.checkpoint.gptq import NAME as GPTQ
 from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.size import linear_weight_count
 from halfbyte.checkpoint.tokenizer import Tokenizer
@@ -34,6 +35,7 @@ from halfbyte.quantize.padding import PaddedSource
 from halfbyte.quantize.plan import Plan, make_plan
 from halfbyte.quantize.published import as_published, float16
 from halfbyte.quantize.report import LayerReport, Report
+from halfbyte.quantize.rounding import ASYMMETRIC_4
 from halfbyte.quantize.selection import Selection, padded_width, select
 from halfbyte.quantize.stream import Stream
 from halfbyte.quantize.tune import Tuner
@@ -85,7 +87,7 @@ def quantize(
     *,
     progress: Progress | None = None,
 ) -> Report:
-    """Quantize SOURCE to 4-bit AWQ and write the repository OUT. Returns the report that is also written there.
+    """Quantize SOURCE and write the repository OUT. Returns the report that is also written there.
 
     Raises a HalfbyteError, and leaves no OUT, if anything is wrong with the source, the options or the disk. A run that
     was stopped goes on from its last finished block when it is called again with the same source, options and OUT.
@@ -99,6 +101,10 @@ def quantize(
         raise QuantizeError(f"{opened.spec} is already quantized; quantize the model that it was made from")
     checkpoint, notes = _padded(checkpoint, options)
     selection = select(checkpoint.config, options)
+    container = new_container(
+        options.format, selection.group_size, tuple(selection.reasons),
+        bits=options.bits, sym=options.sym, act_order=options.act_order,
+    )  # fmt: skip
     tokenizer = choose_template(Tokenizer.from_source(checkpoint.source), options.chat_template)
     data = calibration_data(
         calibration_texts(options.calib, tokenizer), tokenizer, options.samples, options.seq_len, options.seed
@@ -127,7 +133,6 @@ def quantize(
         report.held_out = run.held_out.as_dict()
         run.held_out.check(options.gate)
         with writer:
-            container = new_container(options.format, selection.group_size, tuple(selection.reasons))
             run.assemble(writer, container, changes)
             report.out_bytes = writer.total_size
             report.seconds = round(time.perf_counter() - started, 2)
@@ -172,12 +177,19 @@ class _Run:
             "source's contents": source_fingerprint(self.checkpoint.source),
             "--effort": self.options.effort,
             "group size": self.selection.group_size,
+            **self._levels(),
             "--samples": self.options.samples,
             "--seq-len": self.options.seq_len,
             "--calib and --seed (the tokens they pick)": tensor_fingerprint(self.tokens),
             "linears kept in 16 bits": sorted(self.selection.reasons),
             "device": self.device.type,
         }
+
+    def _levels(self) -> dict[str, Any]:
+        levels = self.options.levels
+        if levels == ASYMMETRIC_4 and not self.options.act_order:
+            return {}
+        return {"levels": [levels.bits, levels.sym, levels.least_zero], "activation order": self.options.act_order}
 
     def blocks(self) -> None:
         """Quantize every block that is not finished yet."""
@@ -195,7 +207,8 @@ class _Run:
         if done:
             self.progress.block(done, self.layers)
         quantizer = BlockQuantizer(
-            self.plain, self.rounded, self.samples, store, self.recipe, self.selection.group_size
+            self.plain, self.rounded, self.samples, store, self.recipe, self.selection.group_size,
+            self.options.levels, act_order=self.options.act_order,
         )  # fmt: skip
         saved: Future[None] | None = None
         with ThreadPoolExecutor(2) as pool:
@@ -358,10 +371,13 @@ def _small_files(
 ) -> dict[str, bytes]:
     source = checkpoint.source
     copied = {name: source.file(name) for name in source.files() if name not in NOT_COPIED}
-    card = model_card(source, checkpoint.config, tokenizer, report)
+    own = source.file("README.md")  # GPTQ's card is the one that came with the model: ours speaks of AWQ
+    if container.name != GPTQ:
+        own = model_card(source, checkpoint.config, tokenizer, report).encode()
+    card = {} if own is None else {"README.md": own}
     return {
         **{name: contents for name, contents in copied.items() if contents is not None},
         **{name: json_bytes(contents) for name, contents in container.json_files().items()},
         "quantize_report.json": report.to_json().encode(),
-        "README.md": card.encode(),
+        **card,
     }

@@ -1,15 +1,19 @@
-"""A finished block as it lies in the work folder: packed as AWQ `gemm`, norms and biases in float16."""
+"""A finished block as it lies in the work folder: norms and biases in float16, linears packed.
+
+Those of 4 bits are packed as AWQ's `gemm`, all others as GPTQ's second version, which holds whatever is made here.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 
 from halfbyte.checkpoint.awq import pack_gemm, unpack_gemm
-from halfbyte.checkpoint.int4 import Int4Weight
+from halfbyte.checkpoint.gptq import V2, GptqConfig
+from halfbyte.checkpoint.int4 import IntWeight
 from halfbyte.kernels.interface import AfterAttention, LinearWeight
 from halfbyte.models.network import Block
 from halfbyte.quantize.block import float_weight, modules, norms
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 class FinishedBlock:
     """Tensors by their name within the block. A linear is in `linears`, or float in `floats` if it was kept so."""
 
-    linears: dict[str, Int4Weight]  # by module name
+    linears: dict[str, IntWeight]  # by module name
     floats: dict[str, torch.Tensor]  # kept linears' weights, norms, biases; float16
 
     def block(self, config: ModelConfig, device: torch.device | str = "cpu") -> Block:
@@ -38,7 +42,8 @@ class FinishedBlock:
         def weight(module: str) -> torch.Tensor:
             if module in self.linears:
                 w = self.linears[module]
-                return Int4Weight(w.q.to(device), w.s.to(device), w.z.to(device)).dequantize()
+                index = None if w.g_idx is None else w.g_idx.to(device)
+                return replace(w, q=w.q.to(device), s=w.s.to(device), z=w.z.to(device), g_idx=index).dequantize()
             return moved(self.floats[f"{module}.weight"])
 
         def stacked(name: str) -> LinearWeight:
@@ -61,7 +66,7 @@ class FinishedBlock:
 
     def tensors(self, container: Container | None = None) -> dict[str, torch.Tensor]:
         """What the file holds, or what a repository in another container would."""
-        pack = pack_gemm if container is None else container.pack
+        pack = _pack if container is None else container.pack
         packed = {f"{m}.{suffix}": t for m, w in self.linears.items() for suffix, t in pack(w).items()}
         return {name: tensor.cpu().contiguous() for name, tensor in (packed | self.floats).items()}
 
@@ -95,7 +100,27 @@ def read_finished(path: Path, changes: dict[str, torch.Tensor] | None = None) ->
     for name, tensor in tensors.items():
         module, _, suffix = name.rpartition(".")
         if suffix == "qweight":
-            linears[module] = unpack_gemm(*(tensors[f"{module}.{s}"] for s in ("qweight", "qzeros", "scales")))
+            linears[module] = _unpack(module, tensors)
         elif suffix in ("weight", "bias"):
             floats[name] = tensor
     return FinishedBlock(linears, floats)
+
+
+def _pack(weight: IntWeight) -> dict[str, torch.Tensor]:
+    if weight.bits == 4 and weight.g_idx is None:
+        return pack_gemm(weight)
+    container = GptqConfig(weight.bits, weight.group_size, weight.g_idx is not None, checkpoint_format=V2)
+    return container.pack(replace(weight, **{f: getattr(weight, f).cpu() for f in "qsz"}, g_idx=_cpu(weight.g_idx)))
+
+
+def _cpu(index: torch.Tensor | None) -> torch.Tensor | None:
+    return None if index is None else index.cpu()
+
+
+def _unpack(module: str, tensors: dict[str, torch.Tensor]) -> IntWeight:
+    own = {s: tensors[f"{module}.{s}"] for s in ("qweight", "qzeros", "scales", "g_idx") if f"{module}.{s}" in tensors}
+    if "g_idx" not in own:
+        return unpack_gemm(**own)
+    (groups, n), k = own["scales"].shape, len(own["g_idx"])
+    bits = 32 * own["qweight"].shape[0] // k
+    return GptqConfig(bits, k // groups, checkpoint_format=V2).unpack(module, own, n, k)

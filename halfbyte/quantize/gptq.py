@@ -6,10 +6,14 @@ and zero points are fixed beforehand, so a column may be rounded at any time to 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from halfbyte.checkpoint.int4 import Int4Weight
-from halfbyte.quantize.rounding import LEVELS, grid
+from halfbyte.quantize.rounding import ASYMMETRIC_4, Levels, grid, stored_weight
+
+if TYPE_CHECKING:
+    from halfbyte.checkpoint.int4 import IntWeight
 
 BLOCK = 128  # columns whose mutual corrections are made one by one; those on later columns wait for a product
 DAMPING = 0.01  # of the mean diagonal of H, added to it
@@ -25,9 +29,11 @@ class ColumnRounding:
         self.order = H.diagonal().argsort(descending=True, stable=True)
         self.upper = inverse_factor(H, self.order, shrink)
 
-    def round(self, weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> Int4Weight:
+    def round(
+        self, weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor, levels: Levels = ASYMMETRIC_4
+    ) -> IntWeight:
         """Round a weight, or some of its rows, within group ranges [N, K / G]."""
-        scale, zero = grid(low, high)
+        scale, zero = grid(low, high, levels)
         size = weight.shape[1] // scale.shape[1]
         columns = weight[:, self.order].T.contiguous()  # [K, N]: a column is contiguous
         group = self.order // size
@@ -36,26 +42,26 @@ class ColumnRounding:
         for begin in range(0, columns.shape[0], BLOCK):
             end = min(begin + BLOCK, columns.shape[0])
             run, own = columns[begin:end], self.upper[begin:end, begin:end]
-            steps[begin:end], errors = _round_run(run, scales, zeros, group[begin:end], own)
+            steps[begin:end], errors = _round_run(run, scales, zeros, group[begin:end], own, levels.top)
             columns[end:].addmm_(self.upper[begin:end, end:].T, errors, alpha=-1)
         back = torch.empty_like(weight)
         back[:, self.order] = steps.T
         q = back.view(*scale.shape, size) + zero[..., None]
-        return Int4Weight(q.flatten(1).to(torch.uint8), scale.half(), zero.to(torch.uint8))
+        return stored_weight(q.flatten(1), scale, zero, levels.bits)
 
 
 def _round_run(
-    columns: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, group: torch.Tensor, upper: torch.Tensor
+    columns: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, group: torch.Tensor, upper: torch.Tensor, top: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Round columns [C, N], which are changed, one by one: their steps, their errors over the diagonal of `upper`."""
     if columns.is_cuda:
         from halfbyte.kernels.triton.gptq_columns import round_run  # noqa: PLC0415  triton comes with CUDA
 
-        return round_run(columns, scales, zeros, group, upper, LEVELS)
+        return round_run(columns, scales, zeros, group, upper, top)
     steps, errors = torch.empty_like(columns), torch.empty_like(columns)
     for i, g in enumerate(group.tolist()):
         s, z = scales[g], zeros[g]
-        steps[i] = (columns[i] / s).round_().clamp_(-z, LEVELS - z)
+        steps[i] = (columns[i] / s).round_().clamp_(-z, top - z)
         errors[i] = (columns[i] - steps[i] * s) / upper[i, i]
         columns[i + 1 :].addr_(upper[i, i + 1 :], errors[i], alpha=-1)
     return steps, errors

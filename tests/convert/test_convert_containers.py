@@ -64,10 +64,46 @@ def test_what_is_rounded_is_not_rounded_again(awq, tmp_path, spec):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("spec", ["gptq:3bit-32g", "gptq:4bit-32g-sym", "compressed-tensors:4bit-32g-actorder"])
-def test_what_the_quantizer_does_not_make(plain, tmp_path, spec):
-    with pytest.raises(QuantizeError, match="unquantized weights become 4 bits"):
+@pytest.mark.parametrize(
+    ("bits", "group", "flags"),
+    [
+        (2, 32, "-actorder-sym-v2"),
+        (3, 32, "-sym"),
+        (3, -1, "-actorder"),
+        (4, 32, "-actorder"),
+        (8, -1, "-sym"),
+        (8, 32, ""),
+    ],
+)
+def test_gptq_of_every_kind_from_floats(plain, tmp_path, bits, flags, group):
+    report = convert(plain, tmp_path / "out", f"gptq:{bits}bit-{group}g{flags}", OPTIONS)
+    assert report.format == f"gptq:{bits}bit-{group}g{flags}"
+    checkpoint = Checkpoint(open_source(tmp_path / "out"))
+    own = checkpoint.container
+    assert (own.bits, own.group_size, own.desc_act, own.sym) == (bits, group, "actorder" in flags, "sym" in flags)
+    assert own.checkpoint_format == ("gptq_v2" if "v2" in flags else "gptq")
+    ordered = 0
+    for prefix in checkpoint.linears:
+        weight = checkpoint.stored(prefix)
+        assert (weight.z == 1 << (bits - 1)).all() if own.sym else (weight.z.any() and weight.z.unique().numel() > 1)
+        ordered += weight.g_idx is not None
+    assert (ordered > 0) == (own.desc_act and group == 32)
+    losses = [loss.relative_error for loss in report.losses]
+    assert all(0 < loss < {2: 1, 3: 0.5, 4: 0.25, 8: 0.02}[bits] for loss in losses)
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ("awq:3bit-32g", "awq is written with 4"),
+        ("compressed-tensors:4bit-32g-sym", "without activation order; gptq can"),
+        ("compressed-tensors:4bit-32g-actorder", "are made for gptq only"),
+    ],
+)
+def test_what_the_quantizer_does_not_make(plain, tmp_path, spec, why):
+    with pytest.raises(QuantizeError, match=why):
         convert(plain, tmp_path / "out", spec)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("spec", ["gptq", "gptq:5bit", "awq:4bit-32g-sym", "compressed-tensors:4bit-32g-v2"])

@@ -22,9 +22,9 @@ def test_it_rounds_as_torch_does(columns, rows, size, scale):
     group = (torch.arange(columns) // size)[torch.randperm(columns, generator=g)]
     x = torch.randn(4 * columns, columns, generator=g) @ torch.randn(columns, columns, generator=g)
     upper = gptq.inverse_factor(x.T @ x, torch.arange(columns), 0.0)
-    expected_steps, expected_errors = gptq._round_run(weight.clone(), scales, zeros, group, upper)
+    expected_steps, expected_errors = gptq._round_run(weight.clone(), scales, zeros, group, upper, 15)
     inputs = (t.to(DEVICE) for t in (weight, scales, zeros, group, upper))
-    steps, errors = (t.cpu() for t in round_run(*inputs, gptq.LEVELS))
+    steps, errors = (t.cpu() for t in round_run(*inputs, 15))
     assert (steps != expected_steps).float().mean() < 0.01  # values half-way between two levels
     same = (steps == expected_steps).all(0)
     assert torch.allclose(errors[:, same], expected_errors[:, same], rtol=1e-3, atol=1e-3 * expected_errors.abs().max())
