@@ -77,3 +77,93 @@ def test_a_row_is_the_same_among_others():
         linear.few(x[:T].contiguous(), out, "half")
         rows.append(out[0])
     assert all(torch.equal(row, rows[0]) for row in rows)
+
+
+WIDE = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9, reason="needs a Hopper GPU"
+)
+
+
+@WIDE
+@pytest.mark.parametrize("T", [1, 9, 33, 64, 100, 128, 200, 515])
+@pytest.mark.parametrize(
+    ("N", "K", "size", "bias"),
+    [
+        (176, 1152, 128, True), (128, 128, 128, False), (1152, 896, 64, True), (1152, 1536, 32, True),
+        (12288, 4096, 128, False), (4096, 11008, 128, True),
+    ],
+)  # fmt: skip
+def test_wide(N, K, size, bias, T):
+    from halfbyte.kernels.gpu.wide import in_tiles_order, takes, wide_linear
+
+    torch.manual_seed(T)
+    linear, w, b = make(N, K, size, bias=bias)
+    assert takes(linear)
+    x = torch.randn(T, K, device="cuda").half()
+    wanted = F.linear(x.double(), w, b)
+    found = []
+    for _ in range(2):
+        out = torch.full((T, N), float("nan"), dtype=torch.float16, device="cuda")
+        wide_linear(linear, in_tiles_order(x), out, "half")
+        found.append(out)
+    assert error(found[0], wanted) < 1e-3
+    assert torch.equal(*found)
+    stream = torch.randn(T, N, device="cuda")
+    summed = stream.clone()
+    wide_linear(linear, in_tiles_order(x), summed, "added")
+    assert error(summed, stream + wanted) < 1e-3
+
+
+@WIDE
+@pytest.mark.parametrize("T", [9, 50, 130])
+def test_wide_norm_and_gate(T):
+    from halfbyte.kernels.gpu.wide import in_tiles_order, norm_rows, takes, wide_linear
+
+    torch.manual_seed(T)
+    linear, w, b = make(2 * 352, 512, 64, bias=True, gated=True)
+    assert takes(linear, silu=True)
+    stream, norm = torch.randn(T, 512, device="cuda") * 3, torch.rand(512, device="cuda") + 0.5
+    x = F.rms_norm(stream.double(), (512,), norm.double(), EPS)
+    gate, up = F.linear(x, w, b).chunk(2, -1)
+    out = torch.full((T, 352), float("nan"), dtype=torch.float16, device="cuda")
+    wide_linear(linear, norm_rows(stream, norm, EPS), out, "silu")
+    assert error(out, in_tiles_order(F.silu(gate) * up)) < 2e-3
+
+
+@WIDE
+def test_a_row_is_the_same_among_as_many():
+    from halfbyte.kernels.gpu.wide import in_tiles_order, wide_linear
+
+    linear, _, _ = make(12288, 4096, 128)
+    x = in_tiles_order(torch.randn(128, 4096, device="cuda").half())
+    for sizes in ((1, 9, 32), (33, 50, 64), (65, 128)):
+        rows = []
+        for T in sizes:
+            out = torch.empty(T, 12288, dtype=torch.float16, device="cuda")
+            wide_linear(linear, x[:T].contiguous(), out, "half")
+            rows.append(out[0])
+        assert all(torch.equal(row, rows[0]) for row in rows)
+
+
+@WIDE
+def test_a_span_of_many_tokens():
+    """All of a span, on both ways, which differ in where they round."""
+    from halfbyte.kernels.gpu.gpu_span import GpuSpan
+    from halfbyte.kernels.interface import AfterAttention, Span
+
+    def weight(N, K):
+        q = torch.randint(0, 16, (N, K), dtype=torch.uint8)
+        return LinearWeight(
+            Int4Weight(q, torch.full((N, K // 128), 0.2 * K**-0.5).half(), torch.full((N, K // 128), 8).byte())
+        )
+
+    torch.manual_seed(0)
+    after = AfterAttention(weight(512, 512), torch.rand(512) + 0.5, weight(2 * 1408, 512), weight(512, 1408))
+    span = GpuSpan(Span(EPS, after, torch.rand(512) + 0.5, weight(1536, 512)), torch.device("cuda"))
+    assert span.is_wide(40)
+    attended, residual = torch.randn(40, 512, device="cuda").half(), torch.randn(40, 512, device="cuda")
+    out, left = span(attended, residual)
+    span.widens = False
+    wanted, wanted_left = span(attended, residual)
+    assert error(out, wanted.double()) < 3e-3
+    assert error(left, wanted_left.double()) < 3e-3

@@ -11,6 +11,7 @@ from halfbyte.models.rope import rotate
 
 pytest.importorskip("triton", reason="triton is for Linux only")
 
+from halfbyte.kernels.gpu.wide import in_tiles_order
 from halfbyte.kernels.triton.paged_attention import paged_attention, pieces_of
 from halfbyte.kernels.triton.rope_store import rope_store
 
@@ -71,6 +72,9 @@ def test_attention_is_the_references(counts, contexts, heads, kv_heads, d, windo
     out = torch.full_like(turned, float("nan"))
     paged_attention(turned, keys, values, batch, scale, window, out)
     assert (out.flatten(1).cpu().float() - wanted).norm() < 1e-3 * wanted.norm()
+    tiled = torch.full_like(turned, float("nan"))
+    paged_attention(turned, keys, values, batch, scale, window, tiled, tiled=True)
+    assert torch.equal(tiled.flatten(1), in_tiles_order(out.flatten(1)))
 
 
 def test_pieces_do_not_depend_on_company():

@@ -14,6 +14,8 @@ from halfbyte.errors import KernelError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from halfbyte.kernels.cuda.tensor_map import TensorMap
+
 MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # CU_FUNC_ATTRIBUTE_…
 PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_…
 
@@ -34,12 +36,12 @@ class CudaKernel:
 
     def __init__(self, cubin: bytes, name: str, max_shared: int) -> None:
         """max_shared: the most bytes of dynamic shared memory that a launch will ask for."""
-        driver = _driver()
+        cuda = driver()
         torch.cuda.current_stream()  # makes PyTorch's context current
         module, function = c_void_p(), c_void_p()
-        _check(driver.cuModuleLoadData(byref(module), cubin))
-        _check(driver.cuModuleGetFunction(byref(function), module, name.encode()))
-        _check(driver.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED_SIZE_BYTES, max_shared))
+        check(cuda.cuModuleLoadData(byref(module), cubin))
+        check(cuda.cuModuleGetFunction(byref(function), module, name.encode()))
+        check(cuda.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED_SIZE_BYTES, max_shared))
         self._module, self._function, self._cubin = module, function, cubin
         early = _Attribute(PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1)
         self._early = (_Attribute * 1)(early)
@@ -49,38 +51,43 @@ class CudaKernel:
         grid: int,
         threads: int,
         shared: int,
-        arguments: Sequence[torch.Tensor | int | float | None],
+        arguments: Sequence[torch.Tensor | TensorMap | int | float | None],
         *,
         early: bool = False,
     ) -> None:
-        """Launch. Tensors go as pointers, None as a null pointer, int and float as 32 bits.
+        """Launch. Tensors go as pointers, None as a null pointer, int and float as 32 bits, maps by value.
 
         early: the kernel may begin while the one before it runs, and waits for it by itself.
         """
         values = [_argument(a) for a in arguments]
-        pointers = (c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
+        pointers = (c_void_p * len(values))(*(v if isinstance(v, int) else ctypes.addressof(v) for v in values))
         stream = torch.cuda.current_stream().cuda_stream
         config = _Config((grid, 1, 1), (threads, 1, 1), shared, stream, self._early, 1 if early else 0)
-        _check(_driver().cuLaunchKernelEx(byref(config), self._function, pointers, None))
+        check(driver().cuLaunchKernelEx(byref(config), self._function, pointers, None))
 
 
-def _argument(a: torch.Tensor | int | float | None) -> ctypes._SimpleCData:  # type: ignore[type-arg]
+def _argument(a: torch.Tensor | TensorMap | int | float | None) -> ctypes._SimpleCData | int:  # type: ignore[type-arg]
+    """What holds the argument, or where it lies."""
     if a is None:
         return c_void_p(0)
     if isinstance(a, torch.Tensor):
         return c_void_p(a.data_ptr())
-    return c_int(a) if isinstance(a, int) else c_float(a)
+    if isinstance(a, int | float):
+        return c_int(a) if isinstance(a, int) else c_float(a)
+    return a.address
 
 
-def _check(result: int) -> None:
+def check(result: int) -> None:
+    """Raise KernelError with the driver's words unless a call's result is 0."""
     if result:
         text = c_char_p()
-        _driver().cuGetErrorString(result, byref(text))
+        driver().cuGetErrorString(result, byref(text))
         raise KernelError(f"the CUDA driver failed: {(text.value or b'unknown').decode()}")
 
 
 @cache
-def _driver() -> ctypes.CDLL:
+def driver() -> ctypes.CDLL:
+    """NVIDIA's libcuda."""
     try:
         return ctypes.CDLL("libcuda.so.1")
     except OSError as error:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from halfbyte.errors import KernelError
 from halfbyte.kernels.gpu.gpu_pass import GpuPass
 from halfbyte.kernels.gpu.gpu_span import GpuSpan
-from halfbyte.kernels.gpu.linear import SLICED, GpuLinear
+from halfbyte.kernels.gpu.linear import FEW, GpuLinear
 from halfbyte.kernels.interface import LinearWeight
 from halfbyte.kernels.triton.paged_attention import paged_attention
 
@@ -26,8 +26,8 @@ LEAST = (8, 0)  # compute capability: the matrix products that the kernels are w
 class GpuKernels:
     """See interface.Kernels.
 
-    Passes of up to SLICED tokens give each row the same whatever their number; larger ones go through matrix products
-    whose rounding may depend on their size.
+    Where a row's sums are taken in another order for another number of tokens, its last bits may differ: on Hopper
+    between passes of up to 8, 32, 64 and 128 tokens and larger ones, elsewhere in passes of more than SLICED.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -80,10 +80,10 @@ class GpuKernels:
 
         def logits(hidden: torch.Tensor) -> torch.Tensor:
             x = hidden.half()
-            if not ready.streams or x.shape[0] > SLICED:
+            if not ready.streams or x.shape[0] > FEW:
                 return ready.many(x)[:, :rows].float()
             out = torch.empty(x.shape[0], ready.N, device=x.device)
-            ready.sliced(x.contiguous(), out, "float")
+            ready.few(x.contiguous(), out, "float")
             return out[:, :rows]
 
         return logits

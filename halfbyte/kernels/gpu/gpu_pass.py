@@ -63,8 +63,9 @@ class GpuPass:
         for layer, span in enumerate(self.spans[1:]):
             keys, values = past.caches[layer]
             rope_store(x, cos, sin, q, keys, values, batch.slot_mapping, self.norms[layer], s.eps)  # type: ignore[arg-type]
-            paged_attention(q, keys, values, batch, past.scale, past.windows[layer], attended, pieces)
-            x = span.run(attended.flatten(1), residual)
+            tiled = span.is_wide(T) and s.head_dim % 32 == 0
+            paged_attention(q, keys, values, batch, past.scale, past.windows[layer], attended, pieces, tiled=tiled)
+            x = span.run(attended.flatten(1), residual, tiled=tiled)
         return x
 
 

@@ -1,4 +1,4 @@
-"""A span on a GPU: four products for few tokens, whose norms, activations and sums they take along; more for many."""
+"""A span on a GPU: four products, which take activations and sums along, and for few tokens norms too."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from halfbyte.kernels.gpu.linear import SLICED, GpuLinear, gate_and_up, rows_of
+from halfbyte.kernels.gpu.wide import LEAST_TOKENS, in_tiles_order, is_wide, norm_rows, takes, wide_linear
 
 if TYPE_CHECKING:
     from halfbyte.kernels.interface import Adapt, Span
@@ -28,6 +29,9 @@ class GpuSpan:
             self.gate_up = GpuLinear(p.after.gate_up, device, gated=self.gated)
             self.after_norm = p.after.norm.float().to(device)
             linears += [self.o, self.down, self.gate_up]
+        self.widens = is_wide(device) and all(takes(linear) for linear in linears) and (not self.after or self.gated)
+        if p.after is not None:
+            self.widens = self.widens and takes(self.gate_up, silu=True)
         self.streams = all(linear.streams for linear in linears) and (not self.after or self.gated)
 
     def __call__(
@@ -37,11 +41,40 @@ class GpuSpan:
         residual = residual.clone()
         return self.run(attended, residual, adapt), residual
 
-    def run(self, attended: torch.Tensor | None, residual: torch.Tensor, adapt: Adapt | None = None) -> torch.Tensor:
-        """What comes out; the residual stream [T, D] is added to where it lies."""
-        if self.streams and adapt is None and residual.shape[0] <= SLICED:
+    def is_wide(self, T: int) -> bool:
+        """Whether T tokens go through the products that take x in the order of tiles."""
+        return self.widens and T >= LEAST_TOKENS
+
+    def run(
+        self, attended: torch.Tensor | None, residual: torch.Tensor, adapt: Adapt | None = None, *, tiled: bool = False
+    ) -> torch.Tensor:
+        """What comes out; the residual stream [T, D] is added to where it lies.
+
+        tiled: `attended` is in the order of tiles, as it may be where `is_wide` says so and there are no adapters.
+        """
+        T = residual.shape[0]
+        if adapt is None and self.is_wide(T):
+            if attended is not None and not tiled:
+                attended = in_tiles_order(attended)
+            return self._wide(attended, residual)
+        if self.streams and adapt is None and T <= SLICED:
             return self._few(attended, residual)
         return self._many(attended, residual, adapt)
+
+    def _wide(self, attended: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
+        T = residual.shape[0]
+        if self.after:
+            assert attended is not None
+            wide_linear(self.o, attended, residual, "added")
+            x = norm_rows(residual, self.after_norm, self.eps)
+            activated = torch.empty(T, self.down.K, dtype=torch.float16, device=residual.device)
+            wide_linear(self.gate_up, x, activated, "silu")
+            wide_linear(self.down, activated, residual, "added")
+        if self.qkv is None:
+            return F.rms_norm(residual, self.norm.shape, self.norm, self.eps)
+        out = torch.empty(T, self.qkv.N, dtype=torch.float16, device=residual.device)
+        wide_linear(self.qkv, norm_rows(residual, self.norm, self.eps), out, "half")
+        return out
 
     def _few(self, attended: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
         T = residual.shape[0]

@@ -16,6 +16,7 @@ from halfbyte.kernels.cuda.launch import CudaKernel
 from halfbyte.kernels.gpu.tiles import COLUMNS, ROWS, group_of, pack_tiles
 
 if TYPE_CHECKING:
+    from halfbyte.kernels.cuda.tensor_map import TensorMap
     from halfbyte.kernels.interface import LinearWeight
 
 FEW = 16  # tokens that the weights' stream serves at once
@@ -52,6 +53,7 @@ class GpuLinear:
         if order is not None and self.bias is not None:
             self.bias = self.bias[order.to(device)]
         self.data, self.group = _on_device(weight, order, device)
+        self.maps: dict[int, TensorMap] = {}  # by rows of a tile, see wide.py
         self.streams = self.K % COLUMNS == 0 and (self.group > 0 or self.N % ROWS == 0)
 
     def sliced(

@@ -22,11 +22,20 @@ KEYS = 64  # looked at together
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _place(column, TILED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where a column lies in the tiles' order, see wide_linear.cu."""
+    if TILED:
+        low = column % 32
+        column = column - low + low // 2 % 4 * 8 + low // 16 * 4 + low // 8 % 2 * 2 + low % 2
+    return column
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0915  it is one loop
     q, k_cache, v_cache, out, weights, tables, query_start, context_lens,
     tiles, heads, kv_heads, table_width, scale, window, tokens,
     BLOCK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, M: tl.constexpr,
-    N: tl.constexpr, LENGTH: tl.constexpr, PIECES: tl.constexpr,
+    N: tl.constexpr, LENGTH: tl.constexpr, PIECES: tl.constexpr, TILED: tl.constexpr,
 ):  # fmt: skip
     """out: float16 [T, H, D]; or, with several pieces, float32 [PIECES, T, H, D] with `weights` [PIECES, T, H]."""
     sequence = tl.program_id(0) // tiles
@@ -83,11 +92,17 @@ def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0915  it is one loop
         else:
             to = ((start + token) * heads + head).to(tl.int64)
         mask = is_row[:, None] & (column < D)[None, :]
-        tl.store(out + to[:, None] * D + column[None, :], result.to(out.dtype.element_ty), mask=mask)
+        tl.store(
+            out + to[:, None] * D + _place(column, TILED and PIECES == 1)[None, :],
+            result.to(out.dtype.element_ty),
+            mask=mask,
+        )
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _put_together(parts, weights, out, rows, D: tl.constexpr, WIDTH: tl.constexpr, PIECES: tl.constexpr):  # type: ignore[no-untyped-def]
+def _put_together(  # type: ignore[no-untyped-def]
+    parts, weights, out, rows, D: tl.constexpr, WIDTH: tl.constexpr, PIECES: tl.constexpr, TILED: tl.constexpr
+):
     """parts: [PIECES, rows, D] of weights exp([PIECES, rows]) -> [rows, D]."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, WIDTH)
@@ -103,7 +118,7 @@ def _put_together(parts, weights, out, rows, D: tl.constexpr, WIDTH: tl.constexp
         mass += w
         sum_ += w * part
     result = sum_ / tl.where(mass > 0, mass, 1.0)
-    tl.store(out + row * D + column, result.to(out.dtype.element_ty), mask=column < D)
+    tl.store(out + row * D + _place(column, TILED), result.to(out.dtype.element_ty), mask=column < D)
 
 
 def pieces_of(batch: PagedBatch) -> int:
@@ -115,11 +130,12 @@ def pieces_of(batch: PagedBatch) -> int:
 
 def paged_attention(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: PagedBatch, scale: float, window: int | None,
-    out: torch.Tensor, pieces: int | None = None,
+    out: torch.Tensor, pieces: int | None = None, *, tiled: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """q, out: float16 [T, H, d], contiguous; caches: [blocks, Hkv, block size, d] in which the new tokens lie already.
 
-    pieces: as `pieces_of` gives them for the longest context that there may be.
+    pieces: as `pieces_of` gives them for the longest context that there may be. tiled: out has its columns in the order
+    of tiles (kernels/gpu/wide.py); d is a multiple of 32.
     """
     T, heads, d = q.shape
     _, kv_heads, block, _ = k_cache.shape
@@ -141,8 +157,10 @@ def paged_attention(
     _attend[(sequences * tiles, kv_heads, pieces)](
         q, k_cache, v_cache, parts, weights, batch.block_tables, batch.query_start, batch.context_lens,
         tiles, heads, kv_heads, batch.block_tables.stride(0), scale, window or 0, T,
-        BLOCK=block, D=d, WIDTH=width, GROUP=group, M=rows, N=KEYS, LENGTH=PIECE, PIECES=pieces, **options,
+        BLOCK=block, D=d, WIDTH=width, GROUP=group, M=rows, N=KEYS, LENGTH=PIECE, PIECES=pieces, TILED=tiled, **options,
     )  # fmt: skip
     if pieces > 1:
-        _put_together[(T * heads,)](parts, weights, out, T * heads, D=d, WIDTH=width, PIECES=pieces, num_warps=1)
+        _put_together[(T * heads,)](
+            parts, weights, out, T * heads, D=d, WIDTH=width, PIECES=pieces, TILED=tiled, num_warps=1
+        )
     return out
