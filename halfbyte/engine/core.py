@@ -117,7 +117,10 @@ class Engine:
             if flight is None:
                 return []
             self._flight = self._launch(flight) if self._may_overtake(flight) else None
-            events = self._land(flight) if flight.drawn is None else self._land_drawn(flight, flight.drawn)
+            if isinstance(flight.outcome, Drawn):
+                events = self._land_drawn(flight, flight.outcome)
+            else:
+                events = self._land(flight.batch, flight.outcome)
         except BaseException:  # an interrupt, most likely: what was under way will be computed again
             self._flight = None
             self.scheduler.recall()
@@ -141,7 +144,7 @@ class Engine:
         scheduler = self.scheduler
         return (
             self.overlap
-            and flight.drawn is not None
+            and isinstance(flight.outcome, Drawn)
             and _are_plain(scheduler.running)
             and _are_plain(scheduler.waiting[: scheduler.max_seqs])
         )
@@ -156,11 +159,11 @@ class Engine:
             return None
         self.stats.computed_tokens += sum([item.count for item in batch])
         self.requests.note_beginnings(batch)
-        chosen = before.drawn.inputs if before and before.drawn else None
-        flight = Flight(batch, self.runner.forward(batch, self._adapt(batch), chosen=chosen))
-        if _are_plain([item.sequence for item in batch]):
-            flight.drawn = Drawn(self.network, flight, may_wait=not self.overlap)
-        return flight
+        chosen = before.outcome.inputs if before and isinstance(before.outcome, Drawn) else None
+        hidden = self.runner.forward(batch, self._adapt(batch), chosen=chosen)
+        if not _are_plain([item.sequence for item in batch]):
+            return Flight(batch, hidden)
+        return Flight(batch, Drawn(self.network, batch, hidden, may_wait=not self.overlap))
 
     def _adapt(self, batch: list[Scheduled]) -> AdaptLayer | None:
         if not self.options.enable_lora:
@@ -208,9 +211,8 @@ class Engine:
         sequence.is_plain = False  # it may be so again, and each time is a pass for nothing
         return drawn.decide(lane)
 
-    def _land(self, flight: Flight) -> list[Event]:
+    def _land(self, batch: list[Scheduled], hidden: torch.Tensor) -> list[Event]:
         """Choose the tokens of a pass whose requests ask for more than drawing them, and take note of it."""
-        batch, hidden = flight.batch, flight.hidden
         self.stats.drafted_tokens += sum(item.drafted for item in batch)
         parts = torch.split(hidden, [item.count for item in batch])
         firsts = accumulate((item.count for item in batch), initial=0)

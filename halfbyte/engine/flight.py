@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from halfbyte.engine.sampler import draw, sample
+from halfbyte.engine.sampler import draw, may_be_undecided, sample
 from halfbyte.engine.transfer import Download, upload
 
 if TYPE_CHECKING:
+    import torch
+
     from halfbyte.engine.scheduler import Scheduled
     from halfbyte.engine.sequence import Sequence
     from halfbyte.models.network import Network
@@ -19,11 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Flight:
-    """`drawn` is None where choosing tokens needs more than the device has; they are then chosen afterwards."""
+    """Either its tokens are drawn on the device, or they are chosen afterwards, from the hidden states [T, D]."""
 
     batch: list[Scheduled]
-    hidden: torch.Tensor  # [T, D]
-    drawn: Drawn | None = None
+    outcome: Drawn | torch.Tensor
     void: set[Sequence] = field(default_factory=set)  # whose parts were computed from a token that was not theirs
 
     @property
@@ -35,9 +35,8 @@ class Flight:
 class Drawn:
     """The tokens that a pass chose, by lane: its complete parts in their order."""
 
-    def __init__(self, network: Network, flight: Flight, *, may_wait: bool) -> None:
+    def __init__(self, network: Network, batch: list[Scheduled], hidden: torch.Tensor, *, may_wait: bool) -> None:
         """may_wait: whether the device may be waited for, where that is what it takes to draw a token."""
-        batch, hidden = flight.batch, flight.hidden
         chosen = [item for item in batch if item.is_complete]
         for lane, item in enumerate(chosen):
             item.sequence.lane = lane
@@ -49,11 +48,12 @@ class Drawn:
         self.inputs: torch.Tensor | None = None  # of the next pass: int64 [lanes]
         if not chosen:
             return
-        self.logits = network.logits(hidden)
+        logits = network.logits(hidden)
         steps = [item.sequence.next_step for item in chosen]
         with network.kernels.threads(len(self.rows)):
-            tokens = draw(self.logits, self.rows, steps, may_wait=may_wait)
+            tokens = draw(logits, self.rows, steps, may_wait=may_wait)
         self._download = Download(tokens)
+        self._logits = logits if not may_wait and may_be_undecided(self.rows) else None
         self.inputs = tokens.clamp(min=0)
 
     def read(self) -> list[int]:
@@ -62,4 +62,5 @@ class Drawn:
 
     def decide(self, lane: int) -> int | None:
         """The token of a lane that is UNDECIDED. Waits for the device."""
-        return sample(self.logits[lane : lane + 1].clone(), [self.rows[lane]])[0]
+        assert self._logits is not None
+        return sample(self._logits[lane : lane + 1].clone(), [self.rows[lane]])[0]

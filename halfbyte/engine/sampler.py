@@ -71,6 +71,11 @@ def draw(
     return _draw(logits, rows, steps, may_wait=may_wait).where(_finite(logits), DAMAGED)
 
 
+def may_be_undecided(rows: Sequence[SamplerRow]) -> bool:
+    """Whether `draw`, which has seen these rows, may have given UNDECIDED for one."""
+    return any(row.way is draw_nucleus for row in rows)
+
+
 def first_of_largest(logits: torch.Tensor) -> torch.Tensor:
     """Index of each row's largest value, the lowest of equals. numpy's takes 6 µs for 49152 values, torch's 87."""
     return torch.from_numpy(logits.numpy().argmax(-1)) if logits.device.type == "cpu" else logits.argmax(-1)
