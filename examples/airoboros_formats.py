@@ -11,11 +11,13 @@ import sys
 from collections.abc import Callable
 
 from halfbyte import LLM, SamplingParams
-from halfbyte.errors import PromptError
+from halfbyte.errors import PlanError, PromptError
 from halfbyte.prompts.context import Block, ContextPrompt
 from halfbyte.prompts.cot import ChainOfThought
 from halfbyte.prompts.functions import FunctionPrompt
 from halfbyte.prompts.plainformat import ask_plain, plain_code
+from halfbyte.rewoo import parse_plan, plan_grammar, planner_prompt, tools
+from halfbyte.rewoo.completion import LocalModel
 
 
 def file_analytics(action: str, filters: dict[str, str]) -> None:
@@ -57,6 +59,14 @@ def main(model: str) -> None:
     thought = ChainOfThought()
     problem = thought.render("Ann has 3 apples and buys 4 more. How many apples has she?")
     show(llm, "Chain of thought", problem, 200, thought.parse)
+    chosen = [tools.duckduckgo(), tools.knowledge_model(LocalModel(llm))]
+    question = planner_prompt(chosen, "Who won the Nobel Prize in Literature in 2020?")
+    show(llm, "Plan, free", question, 120, lambda text: parse_plan(text, chosen))
+    show(
+        llm, "Plan, under the grammar", question, 400,
+        lambda text: [f"{step.tool}[{step.argument}]" for step in parse_plan(text, chosen).steps],
+        grammar=plan_grammar(chosen, 3),
+    )  # fmt: skip
 
 
 def show(
@@ -67,8 +77,8 @@ def show(
     answer = llm.chat([{"role": "user", "content": prompt}], params, use_tqdm=False)[0].outputs[0].text
     try:
         found = read(answer)
-    except PromptError as error:
-        found = f"PromptError: {error}"
+    except (PromptError, PlanError) as error:
+        found = f"{type(error).__name__}: {error}"
     print(f"=== {title}\n--- asked\n{prompt}\n--- answered\n{answer}\n--- read\n{found}\n")
 
 

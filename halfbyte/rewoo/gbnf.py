@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from halfbyte.rewoo.grammar import ARGUMENT_CHAR, LONGEST_ARGUMENT, LONGEST_PLAN, PLAN_CHAR, by_form, literals
+from halfbyte.rewoo.grammar import (
+    ARGUMENT_CHAR,
+    LONGEST_ANSWER,
+    LONGEST_ARGUMENT,
+    LONGEST_PLAN,
+    PLAN_CHAR,
+    by_form,
+    literals,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +44,7 @@ def plan_gbnf(tools: Iterable[str | Tool], max_steps: int = 8) -> str:
         lines += [
             f'step-{k} ::= "Plan: " plan "\\n:evidence{k}: = " ({calls}) "\\n" {more}',
             *(f"{kind}-{k} ::= {argument}" for kind, argument in arguments.items() if argument),
-            f'answer-{k} ::= "Answer: " ({PLAN_CHAR}{_gbnf_or_reference(k)}){{0,{LONGEST_PLAN}}} ":evidence{k}:"',
+            f'answer-{k} ::= "Answer: " ({PLAN_CHAR}{_gbnf_or_reference(k)}){{0,{LONGEST_ANSWER}}} ":evidence{k}:"',
         ]
     return "\n".join(lines) + "\n"
 

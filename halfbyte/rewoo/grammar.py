@@ -25,7 +25,8 @@ PLAN_CHAR = r"[^\n\r:#=\[\]`]"
 ARGUMENT_CHAR = r"[^\n\r:#\[\]]"
 NO_REFERENCE = r":[^eE\n\r:#\[\]]"
 MOST_TRACKED = 8  # steps: that many have 255 rows of pages and other evidence
-LONGEST_PLAN, LONGEST_ARGUMENT = 200, 300  # characters (a reference counts as one): a weak model would go on and on
+# Characters (a reference counts as one): a weak model would go on and on.
+LONGEST_PLAN, LONGEST_ARGUMENT, LONGEST_ANSWER = 200, 300, 80
 
 
 # What a typed argument may be, in a form that regular expressions and GBNF (less its references) have in common.
@@ -60,6 +61,7 @@ class _Lark:
         self._kinds[True] = by_form(paged, quotes=bool(quote)) if paged else {}
         self._only_asks = set(self._kinds[False]) | set(self._kinds[True]) == {"asks"}
         self._terminals: dict[str, str] = {}  # by what they are
+        self._answered: set[int] = set()  # lengths of plan whose answer has its rule
         self._lines = ["start: step", f"PLAN: /{PLAN_CHAR}{{1,{LONGEST_PLAN}}}/", quote]
 
     def text(self) -> str:
@@ -80,9 +82,10 @@ class _Lark:
                 ways.append(f'({" | ".join(calls)}) "]\\n" {more}')
                 rows += [after] if k + 1 < self._most else []
         self._lines.append(f'{_rule("step", row)}: "Plan: " PLAN "\\n:evidence{k}: = " ({" | ".join(ways)})')
-        if not any(row):  # once for each length
+        if k not in self._answered:  # once for each length
+            self._answered.add(k)
             before = _any_of(range(k))
-            last = f"/({PLAN_CHAR}{before and '|' + before}){{0,{LONGEST_PLAN}}}:evidence{k}:/"
+            last = f"/({PLAN_CHAR}{before and '|' + before}){{0,{LONGEST_ANSWER}}}:evidence{k}:/"
             self._lines.append(f'answer_{k}: "Answer: " {self._terminal(last)}')
         return rows
 

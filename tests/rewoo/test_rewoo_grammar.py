@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import combinations
 
 import pytest
 from card_plan import PLAN, TOOLS
@@ -181,6 +182,14 @@ def test_the_cards_plan_is_allowed_with_the_cards_tools(bytes_tokenizer):
     four = [tools.duckduckgo(), tools.text_scraper(), tools.hyperlink_extractor, tools.knowledge_model(None)]
     question = "Who won the Nobel Prize in Literature in 2020 and what is their most famous work?"
     assert allows(bytes_tokenizer, plan_grammar(four, 8, question), PLAN.strip())
+
+
+def test_every_choice_of_tools_makes_a_grammar(bytes_tokenizer):
+    given = [LOOKUP, tools.duckduckgo(), tools.text_scraper(), tools.hyperlink_extractor, *WORLD[1:]]
+    for few in (*([one] for one in given), *combinations(given, 2), *combinations(given, 3)):
+        grammar = plan_grammar(few, 3, "Who founded Orrin Mills?")
+        matcher = llguidance.LLMatcher(bytes_tokenizer, llguidance.LLMatcher.grammar_from_lark(grammar))
+        assert not matcher.is_error(), matcher.get_error()
 
 
 def test_more_steps_than_rows_of_pages_are_kept_for(bytes_tokenizer):
