@@ -56,9 +56,12 @@ class _Lark:
 
     def __init__(self, tools: list[str | Tool], max_steps: int, question: str) -> None:
         self._most, quote = max_steps, quote_terminal(question)
-        paged = [t for t in tools if not isinstance(t, str) and t.gives_pages and max_steps <= MOST_TRACKED]
-        self._kinds = {False: by_form([t for t in tools if not any(t is p for p in paged)], quotes=bool(quote))}
-        self._kinds[True] = by_form(paged, quotes=bool(quote)) if paged else {}
+        tool_names(tools)
+        tracked = max_steps <= MOST_TRACKED
+        self._kinds: dict[bool, dict[str, list[str]]] = {}  # by whether evidence is a page, and by argument
+        for page in (False, True):
+            some = [t for t in tools if page == (tracked and not isinstance(t, str) and t.gives_pages)]
+            self._kinds[page] = by_form(some, quotes=bool(quote)) if some else {}
         self._only_asks = set(self._kinds[False]) | set(self._kinds[True]) == {"asks"}
         self._terminals: dict[str, str] = {}  # by what they are
         self._answered: set[int] = set()  # lengths of plan whose answer has its rule
