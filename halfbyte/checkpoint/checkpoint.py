@@ -13,7 +13,7 @@ from halfbyte.checkpoint.config import ModelConfig
 from halfbyte.checkpoint.containers import read_container
 from halfbyte.checkpoint.expected import expected_tensors, layer_of, linear_shapes
 from halfbyte.checkpoint.gguf_integers import gguf_integers, has_gguf_integers
-from halfbyte.checkpoint.int4 import kernel_form
+from halfbyte.checkpoint.kernel_form import kernel_form
 from halfbyte.checkpoint.quant_config import AwqConfig
 from halfbyte.errors import CheckpointError
 
@@ -100,7 +100,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.source.origin(next(iter(names.values())))}: {error}") from None
 
     def for_running(self) -> Checkpoint:
-        """The same checkpoint, whose `stored` gives 4-bit GGUF weights as the integers that kernels take.
+        """The same checkpoint, whose `stored` gives GGUF weights of 4 to 8 bits as the integers that they are.
 
         Whoever changes weights, as a quantizer does, wants them float.
         """
@@ -110,7 +110,7 @@ class Checkpoint:
 
     @property
     def has_int4(self) -> bool:
-        """Whether some linears reach the network in 4 bits."""
+        """Whether some linears reach the network as integers."""
         return self.container is not None or (self._gguf_integers and has_gguf_integers(self.source, self.linears))
 
     def bias(self, prefix: str) -> torch.Tensor | None:

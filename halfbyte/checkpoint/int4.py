@@ -13,10 +13,11 @@ W = TypeVar("W", bound="IntWeight")
 
 @dataclass(slots=True)
 class IntWeight:
-    """An [N, K] weight (N outputs, K inputs) as w = (q - z) * s, in whatever way a container can hold one.
+    """An [N, K] weight (N outputs, K inputs) as w = (q - z) * s + low, in whatever way a container can hold one.
 
     q: uint8 [N, K] in 0..2^bits - 1, one value a byte; s: float [N, groups]; z: uint8 [N, groups].
-    Input k is of group g_idx[k] (int64 [K]); where that is None, of group k // G with G = K / groups.
+    Input k is of group g_idx[k] (int64 [K]); where that is None, of group k // G with G = K / groups. low: float
+    [N, groups], which GGUF's types have that store a group's least value; None is 0, and then all containers hold it.
     """
 
     q: torch.Tensor
@@ -24,6 +25,7 @@ class IntWeight:
     z: torch.Tensor
     bits: int = KERNEL_BITS
     g_idx: torch.Tensor | None = None
+    low: torch.Tensor | None = None
 
     @property
     def group_size(self) -> int:
@@ -36,7 +38,10 @@ class IntWeight:
             return (self.q.to(dtype) - self.z.to(dtype)[:, self.g_idx]) * self.s.to(dtype)[:, self.g_idx]
         n, k = self.q.shape
         q = self.q.view(n, -1, self.group_size).to(dtype)
-        return ((q - self.z.to(dtype)[..., None]) * self.s.to(dtype)[..., None]).reshape(n, k)
+        w = (q - self.z.to(dtype)[..., None]) * self.s.to(dtype)[..., None]
+        if self.low is not None:
+            w = w + self.low.to(dtype)[..., None]
+        return w.reshape(n, k)
 
 
 @dataclass(slots=True)
@@ -45,23 +50,6 @@ class Int4Weight(IntWeight):
 
     s: float16 [N, K // G], or float32 where the container's scales do not fit float16.
     """
-
-
-def kernel_form(weight: IntWeight) -> tuple[Int4Weight, torch.Tensor | None] | None:
-    """A weight in kernels' form, with the order in which it takes its inputs ([K]; None: as they are).
-
-    Column j of the result is column order[j] of the weight. None if there is no such form: more than 4 bits, or groups
-    of unequal size.
-    """
-    if weight.bits > KERNEL_BITS:
-        return None
-    if weight.g_idx is None:
-        return Int4Weight(weight.q, weight.s, weight.z), None
-    groups, k = weight.s.shape[1], weight.q.shape[1]
-    if k % groups or (torch.bincount(weight.g_idx, minlength=groups) != k // groups).any():
-        return None
-    order = weight.g_idx.argsort(stable=True)
-    return Int4Weight(weight.q[:, order], weight.s, weight.z), order
 
 
 def group_index(weight: IntWeight) -> torch.Tensor:

@@ -20,6 +20,7 @@ from halfbyte.checkpoint.int4 import Int4Weight
 class LinearWeight:
     """y = x[:, order] @ weight.T + bias; weight [N, K] is float or 4-bit, order [K] and bias [N] may be absent.
 
+    An order may name an input more than once, and names each at least once: see checkpoint.kernel_form.
     An order is given only to kernels with `takes_order = True`, and only beside a 4-bit weight.
     """
 

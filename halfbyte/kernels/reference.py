@@ -243,5 +243,6 @@ class ReferenceKernels:
     def _float(self, w: LinearWeight) -> LinearWeight:
         weight = w.weight.dequantize(self.dtype) if isinstance(w.weight, Int4Weight) else w.weight.to(self.dtype)
         if w.order is not None:
-            weight = weight[:, w.order.argsort()]
+            inputs = int(w.order.max()) + 1
+            weight = weight.new_zeros(len(weight), inputs).index_add_(1, w.order, weight)  # see checkpoint.kernel_form
         return LinearWeight(weight, None if w.bias is None else w.bias.to(self.dtype))

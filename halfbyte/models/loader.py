@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from halfbyte.checkpoint.int4 import Int4Weight, IntWeight, concat_rows, kernel_form
+from halfbyte.checkpoint.int4 import Int4Weight, IntWeight
+from halfbyte.checkpoint.kernel_form import joint_form
 from halfbyte.errors import ConfigError
 from halfbyte.kernels.interface import AfterAttention, Kernels, LinearWeight
 from halfbyte.kernels.reference import ReferenceKernels
@@ -47,7 +48,7 @@ def load_network(
     )
     if made_float and compute != "float32":
         log.warning(
-            "%s: %d quantized linears run as float32, the first is %s: kernels take 4 bits and groups of equal size",
+            "%s: %d quantized linears run as floats, the first is %s: kernels take equal groups, on a GPU 4 bits",
             checkpoint.source.spec, len(made_float), made_float[0],
         )  # fmt: skip
     return network
@@ -118,7 +119,8 @@ def stacked(
     """Linears that share their input as one.
 
     All are made float, and the quantized ones of them named in `made_float`, unless all can be in kernels' form, with
-    one order of inputs for all. An order other than the natural one needs kernels that take it.
+    one order of inputs for all. An order other than the natural one, and more than 4 bits, need kernels that
+    take an order.
     """
     weights = [checkpoint.stored(prefix) for prefix in prefixes]
     biases = [checkpoint.bias(prefix) for prefix in prefixes]
@@ -132,16 +134,8 @@ def stacked(
 
 def _together(weights: list[IntWeight | torch.Tensor]) -> tuple[Int4Weight, torch.Tensor | None] | None:
     """Stacked in kernels' form, and their common order; None if that cannot be."""
-    forms = [kernel_form(w) for w in weights if isinstance(w, IntWeight)]
-    ready = [form for form in forms if form is not None]
-    if len(ready) < len(weights):
-        return None
-    order = ready[0][1]
-    if any((order is None) != (o is None) or (order is not None and not torch.equal(order, o)) for _, o in ready):  # type: ignore[arg-type]
-        return None
-    if len({w.group_size for w, _ in ready}) > 1:
-        return None
-    return concat_rows([w for w, _ in ready]) if len(ready) > 1 else ready[0][0], order
+    integers = [w for w in weights if isinstance(w, IntWeight)]
+    return joint_form(integers) if len(integers) == len(weights) else None
 
 
 def _as_float(weight: IntWeight | torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from halfbyte.checkpoint.ggml import TYPES, encode, row_bytes
 from halfbyte.errors import QuantizeError
 
 QUANTIZED = [T.Q2_K, T.Q3_K, T.Q4_0, T.Q4_1, T.Q4_K, T.Q5_0, T.Q5_1, T.Q5_K, T.Q6_K, T.Q8_0]
-# Relative error of ggml's own encoders on `normal_weights`, by benchmarks/gguf_quality.py blocks
+# Relative error of ggml's own encoders on `normal_weights`, by benchmarks/gguf_blocks.py
 GGML = {T.Q2_K: 0.2969, T.Q3_K: 0.1507, T.Q4_0: 0.0859, T.Q4_1: 0.0783, T.Q4_K: 0.0714}
 GGML |= {T.Q5_0: 0.0427, T.Q5_1: 0.0379, T.Q5_K: 0.0361, T.Q6_K: 0.0177, T.Q8_0: 0.00535}
 

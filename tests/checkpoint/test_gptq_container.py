@@ -12,7 +12,8 @@ from halfbyte.checkpoint.config import ModelConfig
 from halfbyte.checkpoint.containers import new_container, read_container
 from halfbyte.checkpoint.expected import linear_shapes
 from halfbyte.checkpoint.gptq import GptqConfig
-from halfbyte.checkpoint.int4 import Int4Weight, IntWeight, kernel_form
+from halfbyte.checkpoint.int4 import Int4Weight, IntWeight
+from halfbyte.checkpoint.kernel_form import kernel_form
 from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.quant_config import AwqConfig
 from halfbyte.errors import CheckpointError, ConfigError, OutputError

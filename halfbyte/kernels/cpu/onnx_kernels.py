@@ -322,6 +322,8 @@ def rows(w: LinearWeight, part: slice) -> LinearWeight:
 
 
 def _inputs(w: LinearWeight) -> int:
+    if w.order is not None:
+        return int(w.order.max()) + 1
     return int((w.weight.q if isinstance(w.weight, Int4Weight) else w.weight).shape[1])
 
 
