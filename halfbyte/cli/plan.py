@@ -43,7 +43,10 @@ def plan(
         typer.Option("--model", metavar="MODEL", help="The model that plans and answers.", show_default=False),
     ] = None,
     endpoint: EndpointUrl = None,
-    endpoint_model: Annotated[str, typer.Option(metavar="NAME", help="The model's name at the endpoint.")] = "default",
+    endpoint_model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The model's name there; the first that it lists.", show_default=False),
+    ] = None,
     plan_file: PlanFile = None,
     resume: Annotated[
         Path | None,
@@ -116,7 +119,7 @@ def names(tools: str) -> list[str]:
     return list(dict.fromkeys(known[name.lower()] for name in wanted))
 
 
-def load_model(model: str | None, endpoint: str | None, endpoint_model: str) -> Model | None:
+def load_model(model: str | None, endpoint: str | None, endpoint_model: str | None) -> Model | None:
     """What answers, if anything was named."""
     import os
 

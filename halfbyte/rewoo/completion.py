@@ -110,7 +110,7 @@ class Endpoint:
     def __init__(
         self,
         base_url: str,
-        model: str = "default",
+        model: str | None = None,
         *,
         api_key: str | None = None,
         timeout: float = 120.0,
@@ -118,10 +118,12 @@ class Endpoint:
     ) -> None:
         """base_url: up to and with /v1. It is not guarded: it is the program's own choice, not a stranger's.
 
-        timeout: seconds. grammar_field: where in a request this server takes a grammar ("grammar" for llama.cpp); None
-        asks without one, for servers refuse what they do not know.
+        model: None takes the first that the server lists. timeout: seconds. grammar_field: where in a request this
+        server takes a grammar ("grammar" for llama.cpp); None asks without one, for servers refuse what they do not
+        know, except where the list says that it is halfbyte's own.
         """
-        self._url, self._model, self._timeout = base_url.rstrip("/") + "/chat/completions", model, timeout
+        self._base, self._url = base_url.rstrip("/"), base_url.rstrip("/") + "/chat/completions"
+        self._model, self._timeout = model, timeout
         self._grammar_field = grammar_field
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
@@ -129,6 +131,7 @@ class Endpoint:
         """The whole answer."""
         async with self._client() as client:
             try:
+                await self._find_model(client)
                 response = await client.post(self._url, json=self._request(prompt, max_tokens, grammar))
             except _httpx().HTTPError as e:
                 raise self._unreachable(e) from e
@@ -144,17 +147,33 @@ class Endpoint:
         self, prompt: str, *, max_tokens: int = 512, grammar: str | None = None
     ) -> AsyncGenerator[str, None]:
         """The answer in pieces."""
-        request = {**self._request(prompt, max_tokens, grammar), "stream": True}
         try:
-            async with self._client() as client, client.stream("POST", self._url, json=request) as response:
-                if response.status_code != 200:
-                    await response.aread()
-                self._check(response)
-                async for line in response.aiter_lines():
-                    if line.startswith("data:") and line[5:].strip() != "[DONE]" and (piece := self._piece(line[5:])):
-                        yield piece
+            async with self._client() as client:
+                await self._find_model(client)
+                request = {**self._request(prompt, max_tokens, grammar), "stream": True}
+                async with client.stream("POST", self._url, json=request) as response:
+                    if response.status_code != 200:
+                        await response.aread()
+                    self._check(response)
+                    async for line in response.aiter_lines():
+                        data = line[5:].strip() if line.startswith("data:") else "[DONE]"
+                        if data != "[DONE]" and (piece := self._piece(data)):
+                            yield piece
         except _httpx().HTTPError as e:
             raise self._unreachable(e) from e
+
+    async def _find_model(self, client: httpx.AsyncClient) -> None:
+        if self._model is not None:
+            return
+        response = await client.get(f"{self._base}/models")
+        self._check(response)
+        try:
+            first = response.json()["data"][0]
+            self._model = str(first["id"])
+            if first.get("owned_by") == "halfbyte":
+                self._grammar_field = self._grammar_field or "guided_grammar"
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
+            raise ToolError(f"{self._base}/models: not a list of models: {response.text!r:.100}") from e
 
     def _piece(self, data: str) -> str:
         try:
@@ -179,7 +198,7 @@ class Endpoint:
     def _check(self, response: httpx.Response) -> None:
         if response.status_code != 200:
             raise ToolError(
-                f"{self._url}: status {response.status_code}: {response.text!r:.200}",
+                f"{response.url}: status {response.status_code}: {response.text!r:.200}",
                 retryable=response.status_code in TRY_AGAIN,
             )
 

@@ -9,6 +9,7 @@ from halfbyte.rewoo.grammar import (
     LONGEST_ANSWER,
     LONGEST_ARGUMENT,
     LONGEST_PLAN,
+    LONGEST_SUM,
     PLAN_CHAR,
     by_form,
     literals,
@@ -55,7 +56,7 @@ def _gbnf_argument(kind: str, step: int, others: bool) -> str | None:
     if kind == "asks" and (step or others):
         return f"{text}{{0,{LONGEST_ARGUMENT}}} {reference[3:]} {text}{{0,{LONGEST_ARGUMENT}}}" if step else None
     if kind == "sum":
-        return f"({_GBNF_SUM}{reference}){{1,{LONGEST_ARGUMENT}}}"
+        return f"({_GBNF_SUM}{reference}){{1,{LONGEST_SUM}}}"
     if kind in _GBNF_TYPED:
         return f"{_GBNF_TYPED[kind]}{reference}"
     return f"{text}{{1,{LONGEST_ARGUMENT}}}"

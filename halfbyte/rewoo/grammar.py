@@ -26,7 +26,7 @@ ARGUMENT_CHAR = r"[^\n\r:#\[\]]"
 NO_REFERENCE = r":[^eE\n\r:#\[\]]"
 MOST_TRACKED = 8  # steps: that many have 255 rows of pages and other evidence
 # Characters (a reference counts as one): a weak model would go on and on.
-LONGEST_PLAN, LONGEST_ARGUMENT, LONGEST_ANSWER = 200, 300, 80
+LONGEST_PLAN, LONGEST_ARGUMENT, LONGEST_ANSWER, LONGEST_SUM = 200, 300, 80, 80
 
 
 # What a typed argument may be, in a form that regular expressions and GBNF (less its references) have in common.
@@ -114,7 +114,7 @@ class _Lark:
         if kind == "quote":
             return f"QUOTE | {self._terminal(f'/{values}/')}" if values else "QUOTE"
         if kind == "sum":
-            return self._terminal(f"/({_SUM}{values and '|' + values}){{1,{LONGEST_ARGUMENT}}}/")
+            return self._terminal(f"/({_SUM}{values and '|' + values}){{1,{LONGEST_SUM}}}/")
         if kind in _TYPED_BY_NAME:
             return self._terminal(f"/({_TYPED_BY_NAME[kind]}{anything and '|' + anything})/")
         return self._terminal(

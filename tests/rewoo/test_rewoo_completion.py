@@ -21,6 +21,11 @@ pytest.importorskip("httpx")
 class Chat(Pages):
     """An OpenAI-compatible server that answers with the question."""
 
+    owner = "halfbyte"
+
+    def do_GET(self):  # noqa: N802
+        self.answer(json.dumps({"data": [{"id": "first", "owned_by": self.owner}]}).encode(), "application/json")
+
     def do_POST(self):  # noqa: N802  http.server calls it so
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((self.path, self.headers.get("Authorization"), request))
@@ -63,6 +68,16 @@ def test_an_endpoint(server):
     asyncio.run(endpoint(server, grammar_field="grammar").complete("Why?", grammar="g"))
     assert server.asked[-1][2]["grammar"] == "g"
     assert asyncio.run(streamed(endpoint(server), "Why")) == ["W", "h", "y"]
+
+
+@pytest.mark.parametrize("owner", ["halfbyte", "another"])
+def test_an_endpoint_that_is_asked_for_its_model(server, monkeypatch, owner):
+    monkeypatch.setattr(Chat, "owner", owner)
+    for ask in (lambda m: m.complete("Why?", grammar="g"), lambda m: streamed(m, "Why?", grammar="g")):
+        asyncio.run(ask(Endpoint(f"http://{server.where}/v1")))
+        request = server.asked[-1][2]
+        assert request["model"] == "first"
+        assert request.get("guided_grammar") == ("g" if owner == "halfbyte" else None)
 
 
 def test_endpoints_that_fail(server):
