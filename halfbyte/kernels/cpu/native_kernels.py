@@ -45,21 +45,22 @@ class NativeKernels:
         They then go product by product, also where nothing is added: a row must come out the same in either case.
         """
         self.library, self.adaptable = library, adaptable
-        self.takes_order = True  # as onnxruntime does, which then has the span
+        self.takes_order = True
         library.threads(torch.get_num_threads())
 
     def span(self, p: Span) -> SpanKernel:
         """Prepare a span."""
         linears = [p.qkv, *((p.after.o, p.after.gate_up, p.after.down) if p.after else ())]
         if all(w is None or fits(w) for w in linears):
-            return NativeSpan(self.library, p, in_parts=self.adaptable)
+            in_order = all(w is None or w.order is None for w in linears)
+            return NativeSpan(self.library, p, in_parts=self.adaptable or not in_order)
         return self._onnx().span(p)
 
     def whole_pass(self, shape: PassShape, spans: Sequence[SpanKernel]) -> PassKernel | None:
         """All spans and attentions in one call, if all of them are native."""
         if self.adaptable:
             return None
-        own = [s for s in spans if isinstance(s, NativeSpan)]
+        own = [s for s in spans if isinstance(s, NativeSpan) and s.parts is None]
         return NativePass(self.library, shape, own) if len(own) == len(spans) else None
 
     def attention(

@@ -21,7 +21,7 @@ class NativeSpan:
     """See interface.SpanKernel. `native` points into the weights that this holds."""
 
     def __init__(self, library: Library, p: Span, *, in_parts: bool) -> None:
-        """in_parts: product by product, so that calls can have `adapt`."""
+        """in_parts: product by product, so that calls can have `adapt`, and linears an order of inputs."""
         self.library = library
         self.norm = p.norm.float().contiguous()
         self.hidden = p.norm.shape[0]

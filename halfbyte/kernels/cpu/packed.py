@@ -19,8 +19,13 @@ ROWS_AT_ONCE = 4096  # of the head, made float32 and rounded
 
 
 def fits(w: LinearWeight) -> bool:
-    """Whether the native kernels can take this linear: 4-bit, in groups of a multiple of 32, its inputs in order."""
-    return isinstance(w.weight, Int4Weight) and w.weight.group_size % BLOCK == 0 and w.order is None
+    """Whether the native kernels can take this linear: 4-bit, in groups of a multiple of 32.
+
+    Where inputs are in an order of their own, only with scales that are float16: onnxruntime takes others as they are.
+    """
+    if not isinstance(w.weight, Int4Weight) or w.weight.group_size % BLOCK:
+        return False
+    return w.order is None or w.weight.s.dtype == torch.float16
 
 
 class PackedInt4:
@@ -37,12 +42,12 @@ class PackedInt4:
         self.bias = None if w.bias is None else w.bias.float().contiguous()
         places = (self.q.data_ptr(), self.scales.data_ptr(), self.zeros.data_ptr())
         self.native = Int4Linear(n, k, k // groups, *places, None if self.bias is None else self.bias.data_ptr())
-        self.library, self.outputs, self.inputs = library, n, k
+        self.library, self.outputs, self.inputs, self.order = library, n, k, w.order
         library("hb_pack_int4", byref(self.native), q.data_ptr(), scales.data_ptr(), zeros.data_ptr())
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor:
         """[T, K] -> float32 [T, N]."""
-        return multiply(self.library, "hb_linear", self.native, x)
+        return multiply(self.library, "hb_linear", self.native, x if self.order is None else x[:, self.order])
 
 
 class PackedInt8:
@@ -78,5 +83,5 @@ def split_rows(w: LinearWeight) -> tuple[LinearWeight, LinearWeight]:
     half = w.weight.q.shape[0] // 2
     parts = (slice(half), slice(half, None))
     return tuple(  # type: ignore[return-value]
-        type(w)(rows_of(w.weight, part), None if w.bias is None else w.bias[part]) for part in parts
+        type(w)(rows_of(w.weight, part), None if w.bias is None else w.bias[part], w.order) for part in parts
     )
