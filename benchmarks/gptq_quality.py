@@ -87,7 +87,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def ask(python: str, **task: str) -> dict:
-    command = [python, __file__, "worker", json.dumps(task)]
+    command = [python, str(Path(__file__).resolve()), "worker", json.dumps(task)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"}
     )
