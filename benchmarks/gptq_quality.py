@@ -88,9 +88,8 @@ def compare(args: argparse.Namespace) -> None:
 
 def ask(python: str, **task: str) -> dict:
     command = [python, str(Path(__file__).resolve()), "worker", json.dumps(task)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"}
-    )
+    place = {"env": os.environ | {"HF_HUB_OFFLINE": "1"}, "cwd": task["folder"]}  # it writes logs where it is
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **place)
     if done.returncode:
         sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
