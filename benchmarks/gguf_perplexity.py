@@ -64,9 +64,17 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
             worker(options, do="quantize", **task)
         pairs[kind] = [str(ours), str(theirs)]
     task = {"base": str(base), "pairs": pairs, "text": str(options.text), "windows": options.windows}
+    task["same_types"] = {kind: types_of(ours) == types_of(theirs) for kind, (ours, theirs) in pairs.items()}
     worker(
         options, do="measure", **task, context=options.context, threads=options.threads, imatrix=options.imatrix
     )  # fmt: skip
+
+
+def types_of(path: str) -> dict[str, tuple]:
+    """Type and shape of every tensor of a file."""
+    import gguf
+
+    return {t.name: (t.tensor_type.name, *t.shape.tolist()) for t in gguf.GGUFReader(path).tensors}
 
 
 def worker(options: argparse.Namespace, **task: object) -> None:
@@ -153,6 +161,7 @@ def measure(task: dict) -> None:
     for kind, paths in task["pairs"].items():
         row: dict[str, object] = {
             "type": kind, "imatrix": task["imatrix"], "windows": windows, "context": context,
+            "same_types": task["same_types"][kind],
             "f16": round(math.exp(sum(expected) / windows), 3),
         }  # fmt: skip
         losses = []
