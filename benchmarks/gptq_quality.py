@@ -5,7 +5,7 @@
 
 PYTHON is that of an environment with gptqmodel (and torch, transformers). One JSON object a line: perplexity and KL
 divergence of both repositories, measured in float32 by the protocol of `halfbyte eval perplexity`; and how far the
-logits of one window that GPTQModel computes from our files are from those that we compute (float32, torch backend).
+logits of one window that GPTQModel computes from our files (torch backend, float16) are from ours (float32).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def compare(args: argparse.Namespace) -> None:
         torch.save(tokens, folder / "tokens.pt")
         torch.save(windows[0], folder / "window.pt")
         for settings in args.settings.split(","):
-            report = convert(args.source, folder / "ours", f"gptq:{settings}", options)
+            report = convert(args.source, folder / "ours", f"gptq:{settings}-v2", options)
             peer = ask(args.peer, do="quantize", folder=name, settings=settings)
             ask(args.peer, do="logits", folder=name)
             row: dict[str, object] = {"settings": settings, "samples": args.samples}
@@ -127,10 +127,10 @@ def work(task: dict) -> None:
         model.save(str(folder / "theirs"))
         print(json.dumps({"seconds": time.perf_counter() - started}))
         return
-    model = GPTQModel.load(str(folder / "ours"), backend=BACKEND.TORCH, device="cpu", dtype=torch.float32)
+    model = GPTQModel.load(str(folder / "ours"), backend=BACKEND.TORCH, device="cpu", dtype=torch.float16)
     window = torch.load(folder / "window.pt")
     with torch.inference_mode():
-        torch.save(model.model(window[None].long()).logits[0], folder / "logits.pt")
+        torch.save(model.model(window[None].long()).logits[0].float(), folder / "logits.pt")
     print(json.dumps({}))
 
 
