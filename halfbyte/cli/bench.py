@@ -9,6 +9,7 @@ import typer
 
 from halfbyte.cli import sampling_options as options
 from halfbyte.cli.choices import Compute
+from halfbyte.cli.engine_options import Batched, Cache, CacheDtype, CacheKind, Seqs
 
 if TYPE_CHECKING:
     from halfbyte.evaluate.serving import Report, Timing
@@ -16,17 +17,6 @@ if TYPE_CHECKING:
 Count = Annotated[int, typer.Option("--num-prompts", min=1, metavar="N", help="Requests to send.")]
 InputLength = Annotated[int, typer.Option("--input-len", min=1, metavar="N", help="Tokens of each prompt, random.")]
 OutputLength = Annotated[int, typer.Option("--output-len", min=1, metavar="N", help="Tokens of each answer.")]
-Cache = Annotated[
-    str | None,
-    typer.Option(
-        "--kv-cache",
-        metavar="SIZE",
-        help='Memory for keys and values: "2GiB", or a share such as 0.3.',
-        show_default="a quarter of what is free",
-    ),
-]
-Seqs = Annotated[int, typer.Option("--max-num-seqs", min=1, metavar="N", help="Most sequences of a pass.")]
-Batched = Annotated[int, typer.Option("--max-num-batched-tokens", min=1, metavar="N", help="Most tokens of a pass.")]
 Guesses = Annotated[int, typer.Option("--speculative-tokens", min=0, metavar="N", help="Guess up to N tokens ahead.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on stdout.")]
 Picture = Annotated[
@@ -47,8 +37,9 @@ def throughput(
     input_len: InputLength = 128,
     output_len: OutputLength = 64,
     kv_cache: Cache = None,
-    max_num_seqs: Seqs = 64,
-    max_num_batched_tokens: Batched = 512,
+    kv_cache_dtype: CacheDtype = CacheKind.AUTO,
+    max_num_seqs: Seqs = None,
+    max_num_batched_tokens: Batched = None,
     speculative_tokens: Guesses = 0,
     compute: options.Compute = Compute.AUTO,
     seed: Seed = 0,
@@ -66,6 +57,7 @@ def throughput(
         model,
         compute=compute.value,
         kv_cache=kv_cache,
+        kv_cache_dtype=kv_cache_dtype.value,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         speculative_tokens=speculative_tokens,

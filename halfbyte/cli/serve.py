@@ -10,6 +10,7 @@ from halfbyte.cli import sampling_options as options
 from halfbyte.cli import server_options
 from halfbyte.cli.chat_template import ChatTemplate, read_chat_template, stops_of
 from halfbyte.cli.choices import Compute
+from halfbyte.cli.engine_options import Batched, Cache, CacheDtype, CacheKind, Seqs
 
 
 def serve(
@@ -53,16 +54,10 @@ def serve(
             min=2, metavar="N", help="Most tokens of prompt and answer.", show_default="as the model was made"
         ),
     ] = None,
-    kv_cache: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help='Memory for keys and values: "2GiB", or a share such as 0.3.',
-            show_default="a quarter of what is free",
-        ),
-    ] = None,
-    max_num_seqs: Annotated[int, typer.Option(min=1, metavar="N", help="Most sequences of a pass.")] = 64,
-    max_num_batched_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Most tokens of a pass.")] = 512,
+    kv_cache: Cache = None,
+    kv_cache_dtype: CacheDtype = CacheKind.AUTO,
+    max_num_seqs: Seqs = None,
+    max_num_batched_tokens: Batched = None,
     speculative_tokens: Annotated[int, typer.Option(min=0, metavar="N", help="Guess up to N tokens ahead.")] = 0,
     compute: options.Compute = Compute.AUTO,
 ) -> None:
@@ -116,6 +111,7 @@ def serve(
             chat_template=template,
             max_model_len=max_model_len,
             kv_cache=kv_cache,
+            kv_cache_dtype=kv_cache_dtype.value,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             speculative_tokens=speculative_tokens,

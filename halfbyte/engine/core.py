@@ -50,16 +50,15 @@ class Engine:
         """context: the most tokens, prompt and answer together, of a sequence."""
         options = options or EngineOptions()
         config, size = network.config, options.block_size
-        element = network.kernels.kv_cache(1, config.num_kv_heads, size, config.head_dim).element_size()
-        seqs = options.max_num_seqs
+        kind = options.kv_cache_dtype
+        element = network.kernels.kv_cache(1, config.num_kv_heads, size, config.head_dim, kind).element_size()
+        seqs, tokens = options.limits(network.device.type)
         blocks = count_blocks(options.kv_cache, config, size, element, context, seqs, network.device)
         self.network, self.tokenizer, self.context, self.options = network, tokenizer, context, options
         self.constraints = Constraints(tokenizer, config.vocab_size)
         self.adapters = Adapters(config, network.device, enabled=options.enable_lora)
-        self.scheduler = Scheduler(
-            BlockPool(blocks), size, options.max_num_batched_tokens, seqs, caching=options.enable_prefix_caching
-        )
-        self.runner = Runner(network, blocks, size, self.scheduler.tables)
+        self.scheduler = Scheduler(BlockPool(blocks), size, tokens, seqs, caching=options.enable_prefix_caching)
+        self.runner = Runner(network, blocks, size, self.scheduler.tables, kind)
         self.overlap = network.device.type != "cpu" if options.overlap is None else options.overlap
         self._flight: Flight | None = None  # launched, and not landed
         self.requests = Requests(self.scheduler, self._new_sequence)

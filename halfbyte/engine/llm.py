@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from halfbyte.engine.outputs import Delta, RequestOutput
     from halfbyte.engine.prompt import Prompt
     from halfbyte.engine.request import Pooling
+    from halfbyte.kernels.cache_kind import CacheKind
     from halfbyte.models.loader import Compute
     from halfbyte.models.network import Network
 
@@ -54,8 +55,9 @@ class LLM:
         device: str = "auto",
         chat_template: str | None = None,
         kv_cache: str | float | None = None,
-        max_num_seqs: int = 64,
-        max_num_batched_tokens: int = 512,
+        kv_cache_dtype: CacheKind = "auto",
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
         enable_prefix_caching: bool = True,
         speculative_tokens: int = 0,
         enable_lora: bool = False,
@@ -70,6 +72,7 @@ class LLM:
         """
         options = EngineOptions(
             kv_cache=kv_cache,
+            kv_cache_dtype=kv_cache_dtype,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             enable_prefix_caching=enable_prefix_caching,

@@ -13,6 +13,7 @@ from halfbyte.kernels.interface import PagedBatch, PagedCaches
 if TYPE_CHECKING:
     from halfbyte.engine.block_tables import BlockTables
     from halfbyte.engine.scheduler import Scheduled
+    from halfbyte.kernels.cache_kind import CacheKind
     from halfbyte.models.network import AdaptLayer, Network, Watch
 
 
@@ -32,7 +33,9 @@ class PagedAttend:
 class Runner:
     """The network and the memory for keys and values."""
 
-    def __init__(self, network: Network, num_blocks: int, block_size: int, tables: BlockTables) -> None:
+    def __init__(
+        self, network: Network, num_blocks: int, block_size: int, tables: BlockTables, kind: CacheKind = "auto"
+    ) -> None:
         config = network.config
         self.network = network
         self.block_size = block_size
@@ -41,7 +44,7 @@ class Runner:
         with torch.inference_mode(False):  # what is made in inference mode could not be written outside it
             self.caches = [
                 tuple(
-                    network.kernels.kv_cache(num_blocks, config.num_kv_heads, block_size, config.head_dim)
+                    network.kernels.kv_cache(num_blocks, config.num_kv_heads, block_size, config.head_dim, kind)
                     for _ in ("keys", "values")
                 )
                 for _ in range(config.num_layers)

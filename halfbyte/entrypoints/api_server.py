@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halfbyte.errors import ConfigError, HalfbyteError
+from halfbyte.kernels.cache_kind import CACHE_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,8 +56,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--trust-remote-code", action="store_true", help="no code of a repository is run, even so")
     engine = parser.add_argument_group("the engine")
     engine.add_argument("--kv-cache", metavar="SIZE", help='memory for keys and values: "2GiB", or a share such as 0.3')
-    engine.add_argument("--max-num-seqs", type=int, default=64, metavar="N", help="most sequences of a pass")
-    engine.add_argument("--max-num-batched-tokens", type=int, default=512, metavar="N", help="most tokens of a pass")
+    engine.add_argument(
+        "--kv-cache-dtype",
+        choices=CACHE_KINDS,
+        default="auto",
+        help="what they are kept as; fp8: half the memory, on a GPU",
+    )
+    engine.add_argument("--max-num-seqs", type=int, metavar="N", help="most sequences of a pass")
+    engine.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="most tokens of a pass")
     engine.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
     engine.add_argument("--tensor-parallel-size", "-tp", type=int, choices=(1,), default=1, help=ONLY_ONE)
     engine.add_argument("--seed", type=int, default=0)
@@ -83,6 +90,7 @@ def engine_settings(options: argparse.Namespace) -> dict[str, Any]:
         "max_model_len": options.max_model_len,
         "compute": "auto" if options.dtype == "auto" else "float32",
         "kv_cache": options.kv_cache,
+        "kv_cache_dtype": options.kv_cache_dtype,
         "max_num_seqs": options.max_num_seqs,
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "enable_prefix_caching": options.enable_prefix_caching,

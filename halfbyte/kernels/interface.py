@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from halfbyte.checkpoint.int4 import Int4Weight
+from halfbyte.kernels.cache_kind import CacheKind
 
 
 @dataclass(slots=True)
@@ -158,8 +159,11 @@ class Kernels(Protocol):
         them. See reference.paged_attention.
         """
 
-    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int) -> torch.Tensor:
-        """One layer's keys, or values: [blocks, heads, block size, width] in the dtype and on the device it wants."""
+    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int, kind: CacheKind = "auto") -> torch.Tensor:
+        """One layer's keys, or values: [blocks, heads, block size, width] in the dtype and on the device it wants.
+
+        Raises KernelError if it has no such kind.
+        """
 
     def linear(self, weight: LinearWeight) -> LinearKernel:
         """Prepare one linear by itself. What it returns may be overwritten by its next call."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from halfbyte.checkpoint.int4 import Int4Weight
+from halfbyte.kernels.cache_kind import CacheKind, only_auto
 from halfbyte.kernels.interface import (
     Adapt,
     AfterAttention,
@@ -222,8 +223,9 @@ class ReferenceKernels:
         """See paged_attention."""
         return paged_attention(q, k, v, k_cache, v_cache, batch, scale, window)
 
-    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int) -> torch.Tensor:
+    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int, kind: CacheKind = "auto") -> torch.Tensor:
         """In the dtype of the weights. Not zeroed: memory that is never used is then never taken."""
+        only_auto(kind)
         return torch.empty(blocks, heads, block_size, width, dtype=self.dtype)
 
     def linear(self, weight: LinearWeight) -> LinearKernel:

@@ -77,6 +77,37 @@ def test_attention_is_the_references(counts, contexts, heads, kv_heads, d, windo
     assert torch.equal(tiled.flatten(1), in_tiles_order(out.flatten(1)))
 
 
+@pytest.mark.parametrize("counts", [[1, 1], [3, 30]])
+def test_eight_bits(counts):
+    """Keys and values of 8 bits: as if the numbers in the cache had been float16."""
+    torch.manual_seed(0)
+    heads, kv_heads, d, T, contexts = 4, 2, 64, sum(counts), [40, 300]
+    tables = torch.arange(40, dtype=torch.int32, device=DEVICE).view(2, 20)
+    slots = [
+        int(tables[s, i // BLOCK]) * BLOCK + i % BLOCK for s, n in enumerate(contexts) for i in range(n - counts[s], n)
+    ]
+    batch = PagedBatch(
+        torch.tensor(slots, device=DEVICE), tables, torch.tensor([0, *counts]).cumsum(0).int().to(DEVICE),
+        torch.tensor(contexts, dtype=torch.int32, device=DEVICE), max(counts), max(contexts),
+    )  # fmt: skip
+    keys, values = torch.randn(2, 40, kv_heads, BLOCK, d, device=DEVICE).to(torch.float8_e4m3fn)
+    qkv = torch.randn(T, (heads + 2 * kv_heads) * d, device=DEVICE).half()
+    cos, sin = torch.ones(T, 1, d, device=DEVICE), torch.zeros(T, 1, d, device=DEVICE)
+    q = torch.empty(T, heads, d, dtype=torch.float16, device=DEVICE)
+    rope_store(qkv, cos, sin, q, keys, values, batch.slot_mapping, None, 1e-6)
+    given = qkv.view(T, -1, d)[:, heads : heads + kv_heads].float()
+    block, place = batch.slot_mapping // BLOCK, batch.slot_mapping % BLOCK
+    stored = keys[block, :, place].float()
+    if DEVICE == "cuda":
+        assert torch.equal(stored, given.to(torch.float8_e4m3fn).float())
+    else:  # the interpreter rounds in a way of its own
+        assert ((stored - given).abs() <= given.abs() / 8 + 2**-9).all()
+    out, wanted = torch.empty(2, *q.shape, dtype=torch.float16, device=DEVICE)
+    paged_attention(q, keys, values, batch, 0.125, None, out)
+    paged_attention(q, keys.half(), values.half(), batch, 0.125, None, wanted)
+    assert (out.float() - wanted.float()).norm() < 1e-3 * wanted.float().norm()
+
+
 def test_pieces_do_not_depend_on_company():
     def batch(longest):
         none = torch.zeros(1, dtype=torch.int32)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from halfbyte.kernels import reference
+from halfbyte.kernels.cache_kind import CacheKind, only_auto
 from halfbyte.kernels.cpu import library as native
 from halfbyte.kernels.cpu.native_pass import NativePass
 from halfbyte.kernels.cpu.native_span import NativeSpan
@@ -85,11 +86,12 @@ class NativeKernels:
         self.library("hb_attention", byref(paged), byref(cache), *(x.data_ptr() for x in (q, k, v, out)))
         return out
 
-    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int) -> torch.Tensor:
+    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int, kind: CacheKind = "auto") -> torch.Tensor:
         """Float16, the keys in an order of their own (native/attention.h); float32 where torch has to do the work.
 
         Not zeroed: memory that is never used is then never taken.
         """
+        only_auto(kind)
         native_fits = width % 32 == 0 and width <= native.MAX_HEAD and block_size % native.KEYS == 0
         return torch.empty(blocks, heads, block_size, width, dtype=torch.float16 if native_fits else torch.float32)
 

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from halfbyte.checkpoint.int4 import Int4Weight, rows_of
 from halfbyte.kernels import reference
+from halfbyte.kernels.cache_kind import CacheKind, only_auto
 from halfbyte.kernels.interface import (
     Adapt,
     AfterAttention,
@@ -127,8 +128,9 @@ class OnnxKernels:
         """See reference.paged_attention."""
         return reference.paged_attention(q, k, v, k_cache, v_cache, batch, scale, window)
 
-    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int) -> torch.Tensor:
+    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int, kind: CacheKind = "auto") -> torch.Tensor:
         """Float32."""
+        only_auto(kind)
         return torch.empty(blocks, heads, block_size, width)
 
     def linear(self, weight: LinearWeight) -> LinearKernel:

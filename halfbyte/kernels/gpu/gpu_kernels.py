@@ -18,8 +18,10 @@ from halfbyte.kernels.triton.paged_attention import paged_attention
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from halfbyte.kernels.cache_kind import CacheKind
     from halfbyte.kernels.interface import LinearKernel, PagedBatch, PassShape, Span, SpanKernel
 
+LEAST_FP8 = (8, 9)
 LEAST = (8, 0)  # compute capability: the matrix products that the kernels are written with
 
 
@@ -59,14 +61,18 @@ class GpuKernels:
         """See interface.Kernels."""
         size = k_cache.shape[2]
         block, place = batch.slot_mapping // size, batch.slot_mapping % size
-        k_cache[block, :, place] = k.half()
-        v_cache[block, :, place] = v.half()
+        k_cache[block, :, place] = k.to(k_cache.dtype)
+        v_cache[block, :, place] = v.to(v_cache.dtype)
         out = torch.empty(q.shape, dtype=torch.float16, device=q.device)
         return paged_attention(q.half().contiguous(), k_cache, v_cache, batch, scale, window, out).flatten(1)
 
-    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int) -> torch.Tensor:
-        """Float16."""
-        return torch.empty(blocks, heads, block_size, width, dtype=torch.float16, device=self.device)
+    def kv_cache(self, blocks: int, heads: int, block_size: int, width: int, kind: CacheKind = "auto") -> torch.Tensor:
+        """Float16; or e4m3, whose largest number is 448 and which keeps 4 bits of each."""
+        if kind == "fp8" and torch.cuda.get_device_capability(self.device) < LEAST_FP8:
+            name = torch.cuda.get_device_name(self.device)
+            raise KernelError(f"kv_cache_dtype 'fp8' needs compute capability {LEAST_FP8}, which {name} has not")
+        dtype = torch.float8_e4m3fn if kind == "fp8" else torch.float16
+        return torch.empty(blocks, heads, block_size, width, dtype=dtype, device=self.device)
 
     def linear(self, weight: LinearWeight) -> LinearKernel:
         """Prepare one linear by itself."""

@@ -71,8 +71,8 @@ def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0915  it is one loop
             block = tl.load(tables + sequence * table_width + place // BLOCK, mask=there, other=0).to(tl.int64)
             at = ((block * kv_heads + kv_head) * BLOCK + place % BLOCK) * D
             mask = there[:, None] & (column < D)[None, :]
-            k = tl.load(k_cache + at[:, None] + column[None, :], mask=mask, other=0.0)
-            v = tl.load(v_cache + at[:, None] + column[None, :], mask=mask, other=0.0)
+            k = tl.load(k_cache + at[:, None] + column[None, :], mask=mask, other=0.0).to(x.dtype)
+            v = tl.load(v_cache + at[:, None] + column[None, :], mask=mask, other=0.0).to(x.dtype)
             logits = tl.dot(x, tl.trans(k)) * scale
             visible = there[None, :] & (place[None, :] <= position[:, None])
             if window > 0:
