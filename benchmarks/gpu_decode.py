@@ -1,13 +1,14 @@
 """Decoding and prefill of the Llama-2-7B shape, random AWQ weights of g128 (or float16), on one GPU.
 
     python benchmarks/gpu_decode.py [--weights awq|fp16] [--batches 1 4 16 64 256] [--profile] [--no-overlap]
+        [--kv-cache-dtype fp8]
 
 Prompts of 128 tokens, as many tokens decoded as --tokens says, through the engine: scheduling, sampling and text
 included. `gpu_ms` is the recorded pass alone, at a context of 256. `gap_ms` is what lies on the GPU's clock between
 the moment when a pass's tokens are copied to the host and the next recorded pass (the median): waiting for the host,
 and the copies of what the pass is given. --no-overlap: each pass waits for the last one's tokens. A JSON line each;
 `of_ceiling` is the share of the memory's measured reading speed at which the weights were read. The peer is measured
-by its own script in the same machine's life: vLLM's `LLM.generate` on the same shape, prompts and numbers of tokens.
+by gpu_vllm.py in the same machine's life, in the same way: (batch x tokens) over what they take longer than one token.
 """
 
 from __future__ import annotations
@@ -76,24 +77,25 @@ def tokenizer() -> Tokenizer:
         return Tokenizer.from_source(open_source(folder))
 
 
-def run(engine: Engine, batch: int, prompt: int, tokens: int) -> tuple[float, float]:
-    """Seconds until every request has its first token, and tokens a second from then on."""
+def seconds(engine: Engine, batch: int, prompt: int, tokens: int) -> float:
+    """Until that many requests of so many random tokens have so many more each."""
     for _ in range(batch):
         ids = [random.randrange(300, 31000) for _ in range(prompt)]
         engine.add(ids, SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True))
     torch.cuda.synchronize()
     start = time.perf_counter()
-    first, count, at_first = 0.0, 0, 0
     while engine.has_work:
-        events = engine.step()
-        for _, event in events:
+        for _, event in engine.step():
             if isinstance(event, Exception):
                 raise event
-        count += len(events)
-        if not first and count >= batch:
-            first, at_first = time.perf_counter() - start, count
-    total = time.perf_counter() - start
-    return first, (count - at_first) / max(total - first, 1e-9)
+    return time.perf_counter() - start
+
+
+def decode_rate(engine: Engine, batch: int, prompt: int, tokens: int) -> tuple[float, float]:
+    """Seconds that the first token takes, and tokens a second behind it, from two runs."""
+    seconds(engine, batch, prompt, 8)
+    first = seconds(engine, batch, prompt, 1)
+    return first, batch * tokens / (seconds(engine, batch, prompt, tokens + 1) - first)
 
 
 class Gaps:
@@ -166,10 +168,29 @@ def profiled(graph: torch.cuda.CUDAGraph) -> dict[str, float]:
     return {f"{row.key[:40]} x{row.count}": round(row.self_device_time_total) for row in rows[:9]}
 
 
+def build(kind: str, kv_cache_dtype: str = "auto", *, overlap: bool = True) -> tuple[Engine, int]:
+    """An engine with random weights, and the bytes of weights that it reads for a token."""
+    before = torch.cuda.memory_allocated()
+    embedding = torch.randn(V, D, device=DEVICE).half()
+    head = torch.randn(V, D, device=DEVICE).mul_(D**-0.5).half()
+    kernels = GpuKernels(torch.device(DEVICE))
+    config = ModelConfig.from_dict(SHAPE, "the Llama-2-7B shape")
+    network = Network(config, embedding, blocks(kind), torch.ones(D), head, kernels)
+    read = torch.cuda.memory_allocated() - before - embedding.nbytes
+    options = EngineOptions(
+        kv_cache="60GiB",
+        kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]
+        enable_prefix_caching=False,
+        overlap=overlap,
+    )
+    return Engine(network, tokenizer(), 4096, options), read
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", choices=("awq", "fp16"), default="awq")
+    parser.add_argument("--kv-cache-dtype", choices=("auto", "fp8"), default="auto")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64, 256])
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--no-overlap", action="store_true")
@@ -177,36 +198,21 @@ def main() -> None:
     given = parser.parse_args()
 
     def say(**found: object) -> None:
-        print(json.dumps({"who": "halfbyte", "weights": given.weights, **found}), flush=True)
+        start = {"who": "halfbyte", "weights": given.weights, "kv": given.kv_cache_dtype}
+        print(json.dumps(start | found), flush=True)
 
     speed = ceiling()
     say(device=torch.cuda.get_device_name(), read_TB_s=round(speed / 1e12, 2))
-    before = torch.cuda.memory_allocated()
-    embedding = torch.randn(V, D, device=DEVICE).half()
-    head = torch.randn(V, D, device=DEVICE).mul_(D**-0.5).half()
-    kernels = GpuKernels(torch.device(DEVICE))
-    config = ModelConfig.from_dict(SHAPE, "the Llama-2-7B shape")
-    network = Network(config, embedding, blocks(given.weights), torch.ones(D), head, kernels)
-    read = torch.cuda.memory_allocated() - before - embedding.nbytes
-    options = EngineOptions(
-        kv_cache="60GiB",
-        max_num_seqs=256,
-        max_num_batched_tokens=4096,
-        enable_prefix_caching=False,
-        overlap=not given.no_overlap,
-    )
-    engine = Engine(network, tokenizer(), 4096, options)
+    engine, read = build(given.weights, given.kv_cache_dtype, overlap=not given.no_overlap)
+    network = engine.network
     for batch in given.batches:
-        run(engine, batch, 128, 8)
-        _, rate = run(engine, batch, 128, given.tokens + 1)
-        say(batch=batch, decode_tok_s=round(rate, 1))
+        say(batch=batch, decode_tok_s=round(decode_rate(engine, batch, 128, given.tokens)[1], 1))
     gaps = Gaps(network)
     for batch in given.batches:
         gaps.start()
-        run(engine, batch, 128, 64)
+        seconds(engine, batch, 128, 64)
         say(batch=batch, gap_ms=round(gaps.median_ms(), 3))
-    run(engine, 1, 2048, 4)
-    first, rate = run(engine, 1, 2048, given.tokens + 1)
+    first, rate = decode_rate(engine, 1, 2048, given.tokens)
     say(prefill_2048_ms=round(first * 1e3, 1), decode_tok_s_at_2048=round(rate, 1))
     assert network.whole_pass is not None
     for (size, pieces), recorded in sorted(network.whole_pass.recorded.items()):

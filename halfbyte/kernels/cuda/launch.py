@@ -45,6 +45,7 @@ class CudaKernel:
         self._module, self._function, self._cubin = module, function, cubin
         early = _Attribute(PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1)
         self._early = (_Attribute * 1)(early)
+        self._overlaps = torch.cuda.get_device_capability()[0] >= 9
 
     def __call__(
         self,
@@ -57,12 +58,14 @@ class CudaKernel:
     ) -> None:
         """Launch. Tensors go as pointers, None as a null pointer, int and float as 32 bits, maps by value.
 
-        early: the kernel may begin while the one before it runs, and waits for it by itself.
+        early: the kernel may begin while the one before it runs, and waits for it by itself; from Hopper on.
         """
         values = [_argument(a) for a in arguments]
         pointers = (c_void_p * len(values))(*(v if isinstance(v, int) else ctypes.addressof(v) for v in values))
         stream = torch.cuda.current_stream().cuda_stream
-        config = _Config((grid, 1, 1), (threads, 1, 1), shared, stream, self._early, 1 if early else 0)
+        config = _Config(
+            (grid, 1, 1), (threads, 1, 1), shared, stream, self._early, 1 if early and self._overlaps else 0
+        )
         check(driver().cuLaunchKernelEx(byref(config), self._function, pointers, None))
 
 

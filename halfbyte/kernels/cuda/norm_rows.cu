@@ -1,5 +1,5 @@
 // RMS norm of a float32 stream [T, K] to float16 with the columns in the tiles' order (wide_linear.cu). K: whole 64s.
-// One block a row.
+// One block a row. VECTORS, set at compile time: K / 1024, rounded up.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -10,10 +10,13 @@ extern "C" __global__ void __launch_bounds__(256) norm_rows(const float* stream,
     asm volatile("griddepcontrol.launch_dependents;");
     asm volatile("griddepcontrol.wait;" ::: "memory");
     const float* row = stream + (u64)blockIdx.x * K;
+    float4 x[VECTORS];
     float square = 0.f;
-    for (int k = threadIdx.x * 4; k < K; k += 1024) {
-        const float4 v = __ldcg((const float4*)(row + k));
-        square += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+#pragma unroll
+    for (int i = 0; i < VECTORS; ++i) {
+        const int k = i * 1024 + threadIdx.x * 4;
+        x[i] = k < K ? __ldcg((const float4*)(row + k)) : make_float4(0.f, 0.f, 0.f, 0.f);
+        square += x[i].x * x[i].x + x[i].y * x[i].y + x[i].z * x[i].z + x[i].w * x[i].w;
     }
     __shared__ float squares[8];
 #pragma unroll
@@ -24,15 +27,16 @@ extern "C" __global__ void __launch_bounds__(256) norm_rows(const float* stream,
 #pragma unroll
     for (int w = 0; w < 8; ++w) square += squares[w];
     const float r = rsqrtf(square / K + eps);
-    for (int at = threadIdx.x * 4; at < K; at += 1024) {
-        // four neighbours there are two pairs here, 8 columns apart
-        const int from = (at & ~31) + (at >> 2 & 1) * 16 + (at >> 3 & 3) * 2;
-        u32 y[2];
 #pragma unroll
-        for (int u = 0; u < 2; ++u) {
-            const float2 v = __ldcg((const float2*)(row + from + 8 * u)), n = *(const float2*)(norm + from + 8 * u);
-            asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y[u]) : "f"(v.y * r * n.y), "f"(v.x * r * n.x));
-        }
-        *(uint2*)(out + (u64)blockIdx.x * K + at) = make_uint2(y[0], y[1]);
+    for (int i = 0; i < VECTORS; ++i) {
+        const int k = i * 1024 + threadIdx.x * 4;
+        if (k >= K) break;
+        const float4 n = *(const float4*)(norm + k);
+        u32 low, high;  // the two pairs of four neighbours lie 8 columns apart there
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(low) : "f"(x[i].y * r * n.y), "f"(x[i].x * r * n.x));
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(high) : "f"(x[i].w * r * n.w), "f"(x[i].z * r * n.z));
+        u16* to = out + (u64)blockIdx.x * K + (k & ~31) + (k >> 1 & 3) * 8 + (k >> 4 & 1) * 4 + (k >> 3 & 1) * 2;
+        *(u32*)to = low;
+        *(u32*)(to + 8) = high;
     }
 }

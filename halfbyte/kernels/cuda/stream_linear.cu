@@ -25,6 +25,14 @@ typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned long long u64;
 
+#if __CUDA_ARCH__ >= 900
+#define LET_NEXT_BEGIN asm volatile("griddepcontrol.launch_dependents;")
+#define WAIT_FOR_LAST asm volatile("griddepcontrol.wait;" ::: "memory")
+#else
+#define LET_NEXT_BEGIN
+#define WAIT_FOR_LAST
+#endif
+
 #define THREADS (32 * WARPS)
 #define COLUMNS (8 * NT)
 #if GROUP
@@ -180,9 +188,9 @@ __device__ __forceinline__ void consume(const Unit& u, const u16* const (&x)[NT]
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) stream_linear(
     const char* __restrict__ weight, const float* __restrict__ bias, const void* x_given, const float* __restrict__ norm,
-    void* out, int T, int K, int N, int chunks, int prefetch, float eps) {
+    void* out, int T, int K, int N, int chunks, float eps) {
     extern __shared__ __align__(16) unsigned char shared[];
-    asm volatile("griddepcontrol.launch_dependents;");
+    LET_NEXT_BEGIN;
 
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const int columns = K / chunks, units = columns / (64 * STEPS);
@@ -218,15 +226,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) stream_linear(
             ahead.next(unit_bytes, units, skip);      \
         }
     FILL_RING
-    if (prefetch && lane == 0) {  // the rest, into the second-level cache
-        const u64 count = tiles * tile_bytes, piece = count / WARPS & ~15ull, from = piece * warp;
-        const u64 size = warp == WARPS - 1 ? count - from : piece;
-        for (u64 done = 0; done < size; done += 16384) {
-            const u32 bytes = (u32)min((u64)16384, size - done);
-            asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(own + from + done), "r"(bytes) : "memory");
-        }
-    }
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    WAIT_FOR_LAST;
 
 #if NORM
     __shared__ float squares[COLUMNS][WARPS];

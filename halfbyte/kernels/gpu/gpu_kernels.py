@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from halfbyte.errors import KernelError
+from halfbyte.kernels.gpu.attention import attend
 from halfbyte.kernels.gpu.gpu_pass import GpuPass
 from halfbyte.kernels.gpu.gpu_span import GpuSpan
 from halfbyte.kernels.gpu.linear import FEW, GpuLinear
 from halfbyte.kernels.interface import LinearWeight
-from halfbyte.kernels.triton.paged_attention import paged_attention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,7 @@ class GpuKernels:
         k_cache[block, :, place] = k.to(k_cache.dtype)
         v_cache[block, :, place] = v.to(v_cache.dtype)
         out = torch.empty(q.shape, dtype=torch.float16, device=q.device)
-        return paged_attention(q.half().contiguous(), k_cache, v_cache, batch, scale, window, out).flatten(1)
+        return attend(q.half().contiguous(), k_cache, v_cache, batch, scale, window, out).flatten(1)
 
     def kv_cache(self, blocks: int, heads: int, block_size: int, width: int, kind: CacheKind = "auto") -> torch.Tensor:
         """Float16; or e4m3, whose largest number is 448 and which keeps 4 bits of each."""

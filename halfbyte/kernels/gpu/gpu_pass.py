@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from halfbyte.kernels.gpu.attention import attend
 from halfbyte.kernels.interface import PagedBatch, PagedCaches
-from halfbyte.kernels.triton.paged_attention import PIECE, paged_attention, pieces_of
+from halfbyte.kernels.triton.paged_attention import PIECE, pieces_of
 from halfbyte.kernels.triton.rope_store import rope_store
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class GpuPass:
             keys, values = past.caches[layer]
             rope_store(x, cos, sin, q, keys, values, batch.slot_mapping, self.norms[layer], s.eps)  # type: ignore[arg-type]
             tiled = span.is_wide(T) and s.head_dim % 32 == 0
-            paged_attention(q, keys, values, batch, past.scale, past.windows[layer], attended, pieces, tiled=tiled)
+            attend(q, keys, values, batch, past.scale, past.windows[layer], attended, pieces, tiled=tiled)
             x = span.run(attended.flatten(1), residual, tiled=tiled)
         return x
 

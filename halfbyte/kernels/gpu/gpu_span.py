@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from halfbyte.kernels.gpu.linear import SLICED, GpuLinear, gate_and_up, rows_of
-from halfbyte.kernels.gpu.wide import LEAST_TOKENS, in_tiles_order, is_wide, norm_rows, takes, wide_linear
+from halfbyte.kernels.gpu.linear import SLICED, GpuLinear, gate_and_up, is_wide, rows_of
+from halfbyte.kernels.gpu.wide import LEAST_TOKENS, in_tiles_order, norm_rows, takes, wide_linear
 
 if TYPE_CHECKING:
     from halfbyte.kernels.interface import Adapt, Span

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from halfbyte.kernels.interface import LinearWeight
 
 FEW = 16  # tokens that the weights' stream serves at once
+FEWEST = 8  # tokens up to which it is used where there is something better for more (wide.py)
 SLICED = 48  # tokens up to which it is worth reading the weights once for every FEW
 SHARED = 200 * 1024  # bytes of a multiprocessor's shared memory that a block may take
 Output = Literal["half", "added", "silu", "float"]
@@ -37,7 +38,7 @@ class Shape:
     @staticmethod
     def of(group: int) -> Shape:
         """For 4-bit groups (0: float16). Not by the number of tokens: sums would be taken in another order."""
-        return Shape(16, 4, 1) if group else Shape(8, 3, 2)
+        return Shape(16, 2, 1) if group else Shape(8, 3, 2)
 
 
 class GpuLinear:
@@ -75,14 +76,15 @@ class GpuLinear:
         blocks = min(_multiprocessors(x.device), tiles)
         partial = (-(tiles // -blocks) + shape.warps) * ROWS * 4  # bytes for a token
         units = self.K // max(self.group, COLUMNS)
-        # as many as FEW tokens need, for fewer tokens too: sums are taken in the order that chunks give
-        fits = SHARED - FEW * partial
-        chunks = next(c for c in range(1, units + 1) if units % c == 0 and _rows(FEW, self.K // c) <= fits)
+        # as many as `most` tokens need, for fewer tokens too: sums are taken in the order that chunks give
+        most = FEWEST if T <= FEWEST and is_wide(x.device) else FEW
+        fits = SHARED - most * partial
+        chunks = next(c for c in range(1, units + 1) if units % c == 0 and _rows(most, self.K // c) <= fits)
         slots = 8 * columns * partial
-        kernel = _stream(_arch(x.device), self.group, columns, shape, norm is not None, OUTPUTS[output])
+        kernel = _stream(arch_of(x.device), self.group, columns, shape, norm is not None, OUTPUTS[output])
         kernel(
             blocks, 32 * shape.warps, _rows(T, self.K // chunks) + slots,
-            (self.data, self.bias, x, norm, out, T, self.K, self.N, chunks, 0, eps), early=True,
+            (self.data, self.bias, x, norm, out, T, self.K, self.N, chunks, eps), early=True,
         )  # fmt: skip
 
     def many(self, x: torch.Tensor) -> torch.Tensor:
@@ -96,9 +98,14 @@ class GpuLinear:
             return self.data
         out = _scratch(self.data.device, self.N * self.K).view(self.N, self.K)
         tiles = -(-self.N // ROWS)
-        kernel = _dequantize(_arch(self.data.device), self.group)
+        kernel = _dequantize(arch_of(self.data.device), self.group)
         kernel(-(-tiles * self.K // 256), 256, 0, (self.data, out, self.N, self.K))
         return out
+
+
+def is_wide(device: torch.device) -> bool:
+    """Whether the GPU has these products' instructions: those of compute capability 9 alone."""
+    return torch.cuda.get_device_capability(device)[0] == 9
 
 
 def rows_of(w: LinearWeight) -> int:
@@ -158,7 +165,8 @@ def _source(name: str) -> str:
 
 
 @cache
-def _arch(device: torch.device) -> str:
+def arch_of(device: torch.device) -> str:
+    """What NVRTC is to compile for."""
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
 

@@ -12,6 +12,7 @@ import torch
 from halfbyte.kernels.cuda.compile import compiled
 from halfbyte.kernels.cuda.launch import CudaKernel
 from halfbyte.kernels.cuda.tensor_map import FLOAT16, SWIZZLE_128B, TensorMap, bytes_map
+from halfbyte.kernels.gpu.linear import FEWEST
 
 if TYPE_CHECKING:
     from halfbyte.kernels.gpu.linear import GpuLinear
@@ -20,7 +21,7 @@ STAGE = 128  # columns of a weight that are fetched together
 SHARED = 232448  # bytes of shared memory of a block
 TILE_BYTES = {128: 1088, 64: 1152, 32: 1280}  # of 16 rows in a stage
 MOST_STAGES = 8
-LEAST_TOKENS = 9  # for which this is faster than the weights' stream
+LEAST_TOKENS = FEWEST + 1  # for which this is faster than the weights' stream
 Output = Literal["half", "added", "silu"]
 OUTPUTS: dict[Output, int] = {"half": 0, "added": 1, "silu": 2}
 
@@ -67,11 +68,6 @@ class Tile:
         return Tile(128, 2 if T <= 128 and N < 16384 else 3)
 
 
-def is_wide(device: torch.device) -> bool:
-    """Whether the GPU has these products' instructions: those of compute capability 9 alone."""
-    return torch.cuda.get_device_capability(device)[0] == 9
-
-
 def takes(linear: GpuLinear, *, silu: bool = False) -> bool:
     """Whether a weight can be multiplied in this way."""
     return linear.group > 0 and linear.K % STAGE == 0 and linear.N % (64 if silu else 16) == 0
@@ -107,7 +103,7 @@ def norm_rows(stream: torch.Tensor, norm: torch.Tensor, eps: float) -> torch.Ten
     """RMS norm of float32 [T, K], K a multiple of 64, to float16 with columns in the tiles' order."""
     T, K = stream.shape
     out = torch.empty(T, K, dtype=torch.float16, device=stream.device)
-    _norm()(T, 256, 0, (stream, norm, out, K, eps), early=True)
+    _norm(-(-K // 1024))(T, 256, 0, (stream, norm, out, K, eps), early=True)
     return out
 
 
@@ -124,8 +120,8 @@ def _kernel(group: int, tile: Tile, output: Output) -> CudaKernel:
 
 
 @cache
-def _norm() -> CudaKernel:
-    return CudaKernel(compiled(_source("norm_rows.cu"), {}, "sm_90a"), "norm_rows", 0)
+def _norm(vectors: int) -> CudaKernel:
+    return CudaKernel(compiled(_source("norm_rows.cu"), {"VECTORS": vectors}, "sm_90a"), "norm_rows", 0)
 
 
 @cache

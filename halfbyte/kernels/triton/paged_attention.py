@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from halfbyte.kernels.interface import PagedBatch
 
 PIECE = 256  # tokens of context
-ROWS = 64  # of a tile, where a sequence has several new tokens
+ROWS = 128  # of a tile, where a sequence has several new tokens
 KEYS = 64  # looked at together
 
 
@@ -121,6 +121,15 @@ def _put_together(  # type: ignore[no-untyped-def]
     tl.store(out + row * D + _place(column, TILED), result.to(out.dtype.element_ty), mask=column < D)
 
 
+def put_together(parts: torch.Tensor, weights: torch.Tensor, out: torch.Tensor, *, tiled: bool) -> None:
+    """Results [pieces, T, H, d] of pieces of the context, whose weights are exp([pieces, T, H]), as one [T, H, d]."""
+    pieces, T, heads, d = parts.shape
+    width = max(16, triton.next_power_of_2(d))
+    _put_together[(T * heads,)](
+        parts, weights, out, T * heads, D=d, WIDTH=width, PIECES=pieces, TILED=tiled, num_warps=1
+    )
+
+
 def pieces_of(batch: PagedBatch) -> int:
     """Into how many pieces the longest context is cut: a power of two, so that few kinds of launches are needed."""
     if batch.max_query > 1:
@@ -153,14 +162,12 @@ def paged_attention(
         parts = torch.empty(pieces, T, heads, d, dtype=torch.float32, device=q.device)
         weights = torch.empty(pieces, T, heads, dtype=torch.float32, device=q.device)
     width = max(16, triton.next_power_of_2(d))
-    options: dict[str, Any] = {"num_warps": 4, "num_stages": 2}
+    options: dict[str, Any] = {"num_warps": 8 if rows >= ROWS else 4, "num_stages": 2}
     _attend[(sequences * tiles, kv_heads, pieces)](
         q, k_cache, v_cache, parts, weights, batch.block_tables, batch.query_start, batch.context_lens,
         tiles, heads, kv_heads, batch.block_tables.stride(0), scale, window or 0, T,
         BLOCK=block, D=d, WIDTH=width, GROUP=group, M=rows, N=KEYS, LENGTH=PIECE, PIECES=pieces, TILED=tiled, **options,
     )  # fmt: skip
     if pieces > 1:
-        _put_together[(T * heads,)](
-            parts, weights, out, T * heads, D=d, WIDTH=width, PIECES=pieces, TILED=tiled, num_warps=1
-        )
+        put_together(parts, weights, out, tiled=tiled)
     return out

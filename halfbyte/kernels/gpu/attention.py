@@ -1,0 +1,58 @@
+"""Attention on a GPU: sequences with one new token each by paged_decode.cu, all else by Triton."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import torch
+
+from halfbyte.kernels.cuda.compile import compiled
+from halfbyte.kernels.cuda.launch import CudaKernel
+from halfbyte.kernels.gpu.linear import arch_of
+from halfbyte.kernels.triton.paged_attention import PIECE, paged_attention, pieces_of, put_together
+
+if TYPE_CHECKING:
+    from halfbyte.kernels.interface import PagedBatch
+
+MOST_SHARING = 4  # query heads of a key-value head: more are better served by the matrix units
+THREADS = 256
+
+
+def attend(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: PagedBatch, scale: float, window: int | None,
+    out: torch.Tensor, pieces: int | None = None, *, tiled: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """See `paged_attention`."""
+    T, heads, d = q.shape
+    kv_heads, block = keys.shape[1:3]
+    eight_bits = keys.dtype == torch.float8_e4m3fn
+    lanes = d // (16 if eight_bits else 8)
+    if batch.max_query > 1 or heads // kv_heads > MOST_SHARING or d % 32 or lanes > 32 or 32 % lanes:
+        return paged_attention(q, keys, values, batch, scale, window, out, pieces, tiled=tiled)
+    pieces = pieces_of(batch) if pieces is None else pieces
+    parts, weights = out, None
+    if pieces > 1:
+        parts = torch.empty(pieces, T, heads, d, dtype=torch.float32, device=q.device)
+        weights = torch.empty(pieces, T, heads, dtype=torch.float32, device=q.device)
+    kernel = _decode(arch_of(q.device), d, heads // kv_heads, block, eight_bits, pieces > 1, tiled and pieces == 1)
+    tables = batch.block_tables
+    kernel(
+        T * kv_heads * pieces, THREADS, 0,
+        (q, keys, values, parts, weights, tables, batch.context_lens, kv_heads, tables.stride(0), pieces, T * heads,
+         window or 0, scale), early=True,
+    )  # fmt: skip
+    if weights is not None:
+        put_together(parts, weights, out, tiled=tiled)
+    return out
+
+
+@cache
+def _decode(arch: str, d: int, group: int, block: int, eight_bits: bool, split: bool, tiled: bool) -> CudaKernel:
+    defines = {
+        "D": d, "GROUP": group, "BLOCK": block, "FP8": int(eight_bits), "LENGTH": PIECE, "SPLIT": int(split),
+        "TILED": int(tiled),
+    }  # fmt: skip
+    source = (files("halfbyte.kernels.cuda") / "paged_decode.cu").read_text()
+    return CudaKernel(compiled(source, defines, arch), "paged_decode", 0)
