@@ -1,9 +1,10 @@
 """Many requests at once of the Llama-2-7B shape, random AWQ weights of g128 (or float16), on one GPU.
 
-    python benchmarks/gpu_serving.py [--weights awq|fp16] [--kv-cache-dtype fp8] [--requests 1000] [--prompt 512] [--output 128]
+    python benchmarks/gpu_serving.py [--weights awq|fp16] [--kv-cache-dtype fp8]
+        [--requests 1000] [--prompt 512] [--output 128]
 
-All requests are there from the start; prompt and answer tokens a second until the last is done, a JSON line. The peer is
-measured by gpu_vllm.py in the same machine's life.
+All requests are there from the start; prompt and answer tokens a second until the last is done, a JSON line. The peer
+is measured by gpu_vllm.py in the same machine's life.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from halfbyte.models.rope import rotate
 
 pytest.importorskip("triton", reason="triton is for Linux only")
 
+from halfbyte.kernels.gpu.attention import attend
 from halfbyte.kernels.gpu.wide import in_tiles_order
 from halfbyte.kernels.triton.paged_attention import paged_attention, pieces_of
 from halfbyte.kernels.triton.rope_store import rope_store
@@ -75,6 +76,11 @@ def test_attention_is_the_references(counts, contexts, heads, kv_heads, d, windo
     tiled = torch.full_like(turned, float("nan"))
     paged_attention(turned, keys, values, batch, scale, window, tiled, tiled=True)
     assert torch.equal(tiled.flatten(1), in_tiles_order(out.flatten(1)))
+    if DEVICE == "cuda":  # what a GPU really does
+        attend(turned, keys, values, batch, scale, window, out)
+        assert (out.flatten(1).cpu().float() - wanted).norm() < 1e-3 * wanted.norm()
+        attend(turned, keys, values, batch, scale, window, tiled, tiled=True)
+        assert torch.equal(tiled.flatten(1), in_tiles_order(out.flatten(1)))
 
 
 @pytest.mark.parametrize("counts", [[1, 1], [3, 30]])
@@ -105,6 +111,9 @@ def test_eight_bits(counts):
     out, wanted = torch.empty(2, *q.shape, dtype=torch.float16, device=DEVICE)
     paged_attention(q, keys, values, batch, 0.125, None, out)
     paged_attention(q, keys.half(), values.half(), batch, 0.125, None, wanted)
+    if DEVICE == "cuda":
+        found = attend(q, keys, values, batch, 0.125, None, torch.empty_like(out))
+        assert (found.float() - wanted.float()).norm() < 1e-3 * wanted.float().norm()
     assert (out.float() - wanted.float()).norm() < 1e-3 * wanted.float().norm()
 
 
