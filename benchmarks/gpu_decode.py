@@ -64,14 +64,18 @@ def blocks(kind: str) -> Iterator[Block]:
         yield Block(torch.ones(D), weight(3 * D, D, kind), None, None, after)
 
 
-def tokenizer() -> Tokenizer:
-    """Of single bytes and of as many names as fill the vocabulary."""
+def words() -> Backend:
+    """A tokenizer of single bytes and of as many names as fill the vocabulary."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {c: i for i, c in enumerate(alphabet)} | {f"w{i}": i for i in range(len(alphabet), V)}
     backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return backend
+
+
+def tokenizer() -> Tokenizer:
     with tempfile.TemporaryDirectory() as folder:
-        backend.save(str(Path(folder, "tokenizer.json")))
+        words().save(str(Path(folder, "tokenizer.json")))
         Path(folder, "config.json").write_text(json.dumps(SHAPE))
         save_file({"nothing": torch.zeros(1)}, Path(folder, "model.safetensors"))
         return Tokenizer.from_source(open_source(folder))

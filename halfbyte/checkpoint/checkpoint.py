@@ -55,6 +55,7 @@ class Checkpoint:
         self.integers = self._integers()
         _check_headers(source, self._infos, self.expected, self.integers, self.config.tie_word_embeddings)
         self._gguf_integers = False
+        self._device: torch.device | None = None  # where what is read goes at once
 
     @property
     def awq(self) -> AwqConfig | None:
@@ -99,13 +100,15 @@ class Checkpoint:
         except CheckpointError as error:
             raise CheckpointError(f"{self.source.origin(next(iter(names.values())))}: {error}") from None
 
-    def for_running(self) -> Checkpoint:
+    def for_running(self, device: torch.device | None = None) -> Checkpoint:
         """The same checkpoint, whose `stored` gives GGUF weights of 4 to 8 bits as the integers that they are.
 
-        Whoever changes weights, as a quantizer does, wants them float.
+        Whoever changes weights, as a quantizer does, wants them float. device: containers are checked and unpacked
+        there, and tensors lie there.
         """
         other = copy(self)
         other._gguf_integers = True
+        other._device = device
         return other
 
     @property
@@ -157,7 +160,7 @@ class Checkpoint:
                 f"{self.source.origin(name)}: {name} was read as {tensor.dtype} {list(tensor.shape)}, but its header "
                 f"says {info.dtype} {list(info.shape)}"
             )
-        return tensor
+        return tensor if self._device is None else tensor.to(self._device)
 
 
 def _check_headers(

@@ -32,8 +32,8 @@ def load_network(
     adaptable: passes can be given adapters. device: "cpu", "cuda", or "auto" for a GPU if there is one; computing in
     float32 is done on the CPU. Raises ConfigError for another device, or one that is not there.
     """
-    checkpoint = checkpoint.for_running()
     place = pick_device(device, compute)
+    checkpoint = checkpoint.for_running(None if place.type == "cpu" else place)
     kernels = pick_kernels(checkpoint, compute, place, adaptable=adaptable)
     embedding = checkpoint.tensor("model.embed_tokens.weight")
     tied = checkpoint.config.tie_word_embeddings
@@ -147,4 +147,6 @@ def _joined(biases: list[torch.Tensor | None], weights: list[IntWeight | torch.T
     if all(b is None for b in biases):
         return None
     rows = [(w.q if isinstance(w, IntWeight) else w).shape[0] for w in weights]
-    return torch.cat([torch.zeros(n) if b is None else b.float() for b, n in zip(biases, rows, strict=True)])
+    device = next(b.device for b in biases if b is not None)
+    parts = [torch.zeros(n, device=device) if b is None else b.float() for b, n in zip(biases, rows, strict=True)]
+    return torch.cat(parts)

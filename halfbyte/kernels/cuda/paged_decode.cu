@@ -27,7 +27,7 @@ typedef unsigned long long u64;
 #define LANES (D / EACH)              // that share a token
 #define TOKENS (32 / LANES)           // of a warp at once
 #define STRIDE (WARPS * TOKENS)       // of the block
-#define AHEAD 4                       // loads in flight
+#define AHEAD (LENGTH / STRIDE)       // loads in flight: all, so that their latency is there once
 
 __device__ __forceinline__ float2 widened(u32 h) {
     float2 f;
@@ -88,26 +88,27 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) paged_decode(
             const float2 v = widened(__ldcg((const u32*)(q + (u64)(row + g) * D + part * EACH + i)));
             x[g][i] = v.x, x[g][i + 1] = v.y;
         }
-    for (int begin = mine; begin - lane / LANES < end; begin += AHEAD * STRIDE) {
-        uint4 raw[AHEAD];
+    uint4 raw[AHEAD];
 #pragma unroll
-        for (int a = 0; a < AHEAD; ++a)
-            raw[a] = begin + a * STRIDE < end ? __ldcg((const uint4*)(k_cache + place(begin + a * STRIDE))) : uint4{};
+    for (int a = 0; a < AHEAD; ++a)
+        raw[a] = mine + a * STRIDE < end ? __ldcg((const uint4*)(k_cache + place(mine + a * STRIDE))) : uint4{};
 #pragma unroll
-        for (int a = 0; a < AHEAD; ++a) {
-            float k[EACH];
-            widen(raw[a], k);
+    for (int a = 0; a < AHEAD; ++a) {
+        float k[EACH];
+        widen(raw[a], k);
 #pragma unroll
-            for (int g = 0; g < GROUP; ++g) {
-                float sum = 0.f;
+        for (int g = 0; g < GROUP; ++g) {
+            float sum = 0.f;
 #pragma unroll
-                for (int i = 0; i < EACH; ++i) sum += k[i] * x[g][i];
+            for (int i = 0; i < EACH; ++i) sum += k[i] * x[g][i];
 #pragma unroll
-                for (int o = LANES / 2; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
-                if (part == 0 && begin + a * STRIDE < end) scores[g][begin + a * STRIDE - piece * LENGTH] = sum * scale;
-            }
+            for (int o = LANES / 2; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
+            if (part == 0 && mine + a * STRIDE < end) scores[g][mine + a * STRIDE - piece * LENGTH] = sum * scale;
         }
     }
+#pragma unroll
+    for (int a = 0; a < AHEAD; ++a)
+        raw[a] = mine + a * STRIDE < end ? __ldcg((const uint4*)(v_cache + place(mine + a * STRIDE))) : uint4{};
     __syncthreads();
 
     float best[GROUP], mass[GROUP];
@@ -129,22 +130,16 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) paged_decode(
     }
 
     float sums[GROUP][EACH] = {};
-    for (int begin = mine; begin - lane / LANES < end; begin += AHEAD * STRIDE) {
-        uint4 raw[AHEAD];
 #pragma unroll
-        for (int a = 0; a < AHEAD; ++a)
-            raw[a] = begin + a * STRIDE < end ? __ldcg((const uint4*)(v_cache + place(begin + a * STRIDE))) : uint4{};
+    for (int a = 0; a < AHEAD; ++a) {
+        if (mine + a * STRIDE >= end) continue;
+        float v[EACH];
+        widen(raw[a], v);
 #pragma unroll
-        for (int a = 0; a < AHEAD; ++a) {
-            if (begin + a * STRIDE >= end) continue;
-            float v[EACH];
-            widen(raw[a], v);
+        for (int g = 0; g < GROUP; ++g) {
+            const float p = __expf(scores[g][mine + a * STRIDE - piece * LENGTH] - best[g]);
 #pragma unroll
-            for (int g = 0; g < GROUP; ++g) {
-                const float p = __expf(scores[g][begin + a * STRIDE - piece * LENGTH] - best[g]);
-#pragma unroll
-                for (int i = 0; i < EACH; ++i) sums[g][i] += p * v[i];
-            }
+            for (int i = 0; i < EACH; ++i) sums[g][i] += p * v[i];
         }
     }
 #pragma unroll
@@ -165,7 +160,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) paged_decode(
             y = mass[g] != 0.f ? y / mass[g] : 0.f;
 #if SPLIT
             ((float*)out)[((u64)piece * rows + row + g) * D + c] = y;
-            if (c == 0) weights[(u64)piece * rows + row + g] = mass[g] != 0.f ? best[g] + __logf(mass[g]) : -__int_as_float(0x7f800000);
+            if (c == 0)
+                weights[(u64)piece * rows + row + g] = mass[g] != 0.f ? best[g] + __logf(mass[g]) : __int_as_float(0xff800000);
 #else
             const int to = TILED ? (c & ~31) + (c >> 1 & 3) * 8 + (c >> 4 & 1) * 4 + (c >> 3 & 1) * 2 + (c & 1) : c;
             ((u16*)out)[(u64)(row + g) * D + to] = to_half(y);

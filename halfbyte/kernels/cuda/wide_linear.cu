@@ -3,7 +3,7 @@
 // x [T, K] float16 with its columns in the tiles' order (below); W [N, K] in tiles (halfbyte/kernels/gpu/tiles.py).
 // Compiled at run time with these set:
 //   GROUP       columns of a group: 32, 64 or 128
-//   COLUMNS     tokens of an output tile: 32, 64, 128 or 256
+//   COLUMNS     tokens of an output tile: 32, 64, 96, 128, 192 or 256
 //   HEIGHT      its rows for a warpgroup, in units of 64
 //   ABREAST     warpgroups side by side: an output tile has 64 * HEIGHT * ABREAST rows
 //   STAGES      stages, of 128 columns of W, in flight
@@ -101,6 +101,13 @@ __device__ __forceinline__ void multiply_add(float (&d)[COUNT], const u32* a, u3
 #elif COLUMNS == 64
 #define LIST F16(0), F16(16)
     WGMMA("64", TEN("") TEN("1") TEN("2") "%30,%31", "32", "33", "34", "35", "36", LIST);
+#elif COLUMNS == 96
+#define LIST F16(0), F16(16), F16(32)
+    WGMMA("96", TEN("") TEN("1") TEN("2") TEN("3") "%40,%41,%42,%43,%44,%45,%46,%47", "48", "49", "50", "51", "52", LIST);
+#elif COLUMNS == 192
+#define LIST F64(0), F16(64), F16(80)
+    WGMMA("192", TEN("") TEN("1") TEN("2") TEN("3") TEN("4") TEN("5") TEN("6") TEN("7") TEN("8")
+          "%90,%91,%92,%93,%94,%95", "96", "97", "98", "99", "100", LIST);
 #elif COLUMNS == 128
     WGMMA("128", TEN("") TEN("1") TEN("2") TEN("3") TEN("4") TEN("5") "%60,%61,%62,%63", "64", "65", "66", "67", "68",
           F64(0));

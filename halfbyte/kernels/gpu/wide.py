@@ -63,6 +63,10 @@ class Tile:
         """For T tokens and N rows; found by trying on an H200."""
         if T <= 64:
             return Tile(32 if T <= 32 else 64, 3 if N >= 16384 else 2)
+        if T <= 96:
+            return Tile(96, 3 if N >= 8192 else 2)
+        if 128 < T <= 192:
+            return Tile(96, 3)
         if N < 8192:
             return Tile(128, 2 if T <= 512 else 3)
         return Tile(128, 2 if T <= 128 and N < 16384 else 3)
