@@ -15,6 +15,8 @@ import json
 import torch
 from gpu_decode import build, seconds
 
+from halfbyte.kernels.gpu.gpu_pass import SIZES
+
 
 @torch.inference_mode()
 def main() -> None:
@@ -25,21 +27,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     engine, _ = build(given.weights, given.kv_cache_dtype)
-    for batch in (
-        256,
-        200,
-        150,
-        100,
-        64,
-        32,
-        16,
-        8,
-        4,
-        2,
-        1,
-    ):  # passes are recorded before, as a server does at its start
-        seconds(engine, batch, 128, 3)
-    seconds(engine, 64, given.prompt, given.output)
+    for batch in SIZES:  # what passes need is recorded before
+        seconds(engine, batch, given.prompt, 3)
     took = seconds(engine, given.requests, given.prompt, given.output)
     found = {
         "who": "halfbyte", "device": torch.cuda.get_device_name(), **vars(given),

@@ -5,6 +5,7 @@
 //   D       width of a head, a multiple of 32         GROUP   query heads of a key-value head
 //   BLOCK   tokens of a page                          FP8     1: keys and values are e4m3, 0: float16
 //   LENGTH  tokens of a piece                         SPLIT   1: there may be several pieces: float32 results, each for
+//   AHEAD   loads in flight; nothing else depends on it
 //   TILED   1: columns go in the tiles' order (wide_linear.cu)           itself, and the logarithm of what it weighs
 //
 // 16 bytes of a token are a lane's; sums are float32, in an order that follows from the sequence alone. What lies behind a
@@ -27,7 +28,6 @@ typedef unsigned long long u64;
 #define LANES (D / EACH)              // that share a token
 #define TOKENS (32 / LANES)           // of a warp at once
 #define STRIDE (WARPS * TOKENS)       // of the block
-#define AHEAD (LENGTH / STRIDE)       // loads in flight: all, so that their latency is there once
 
 __device__ __forceinline__ float2 widened(u32 h) {
     float2 f;
@@ -88,27 +88,26 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) paged_decode(
             const float2 v = widened(__ldcg((const u32*)(q + (u64)(row + g) * D + part * EACH + i)));
             x[g][i] = v.x, x[g][i + 1] = v.y;
         }
-    uint4 raw[AHEAD];
+    for (int begin = mine; begin - lane / LANES < end; begin += AHEAD * STRIDE) {
+        uint4 raw[AHEAD];
 #pragma unroll
-    for (int a = 0; a < AHEAD; ++a)
-        raw[a] = mine + a * STRIDE < end ? __ldcg((const uint4*)(k_cache + place(mine + a * STRIDE))) : uint4{};
+        for (int a = 0; a < AHEAD; ++a)
+            raw[a] = begin + a * STRIDE < end ? __ldcg((const uint4*)(k_cache + place(begin + a * STRIDE))) : uint4{};
 #pragma unroll
-    for (int a = 0; a < AHEAD; ++a) {
-        float k[EACH];
-        widen(raw[a], k);
+        for (int a = 0; a < AHEAD; ++a) {
+            float k[EACH];
+            widen(raw[a], k);
 #pragma unroll
-        for (int g = 0; g < GROUP; ++g) {
-            float sum = 0.f;
+            for (int g = 0; g < GROUP; ++g) {
+                float sum = 0.f;
 #pragma unroll
-            for (int i = 0; i < EACH; ++i) sum += k[i] * x[g][i];
+                for (int i = 0; i < EACH; ++i) sum += k[i] * x[g][i];
 #pragma unroll
-            for (int o = LANES / 2; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
-            if (part == 0 && mine + a * STRIDE < end) scores[g][mine + a * STRIDE - piece * LENGTH] = sum * scale;
+                for (int o = LANES / 2; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
+                if (part == 0 && begin + a * STRIDE < end) scores[g][begin + a * STRIDE - piece * LENGTH] = sum * scale;
+            }
         }
     }
-#pragma unroll
-    for (int a = 0; a < AHEAD; ++a)
-        raw[a] = mine + a * STRIDE < end ? __ldcg((const uint4*)(v_cache + place(mine + a * STRIDE))) : uint4{};
     __syncthreads();
 
     float best[GROUP], mass[GROUP];
@@ -130,16 +129,22 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) paged_decode(
     }
 
     float sums[GROUP][EACH] = {};
+    for (int begin = mine; begin - lane / LANES < end; begin += AHEAD * STRIDE) {
+        uint4 raw[AHEAD];
 #pragma unroll
-    for (int a = 0; a < AHEAD; ++a) {
-        if (mine + a * STRIDE >= end) continue;
-        float v[EACH];
-        widen(raw[a], v);
+        for (int a = 0; a < AHEAD; ++a)
+            raw[a] = begin + a * STRIDE < end ? __ldcg((const uint4*)(v_cache + place(begin + a * STRIDE))) : uint4{};
 #pragma unroll
-        for (int g = 0; g < GROUP; ++g) {
-            const float p = __expf(scores[g][mine + a * STRIDE - piece * LENGTH] - best[g]);
+        for (int a = 0; a < AHEAD; ++a) {
+            if (begin + a * STRIDE >= end) continue;
+            float v[EACH];
+            widen(raw[a], v);
 #pragma unroll
-            for (int i = 0; i < EACH; ++i) sums[g][i] += p * v[i];
+            for (int g = 0; g < GROUP; ++g) {
+                const float p = __expf(scores[g][begin + a * STRIDE - piece * LENGTH] - best[g]);
+#pragma unroll
+                for (int i = 0; i < EACH; ++i) sums[g][i] += p * v[i];
+            }
         }
     }
 #pragma unroll

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_SHARING = 4  # query heads of a key-value head: more are better served by the matrix units
 THREADS = 256
+FEW_BLOCKS = 512
 
 
 def attend(
@@ -36,7 +37,11 @@ def attend(
     if pieces > 1:
         parts = torch.empty(pieces, T, heads, d, dtype=torch.float32, device=q.device)
         weights = torch.empty(pieces, T, heads, dtype=torch.float32, device=q.device)
-    kernel = _decode(arch_of(q.device), d, heads // kv_heads, block, eight_bits, pieces > 1, tiled and pieces == 1)
+    # Few blocks wait for memory once, with all of their loads under way; many keep it busy with fewer registers each.
+    few = T * kv_heads * pieces <= FEW_BLOCKS
+    ahead = PIECE // (THREADS // lanes) if few else 4
+    group = heads // kv_heads
+    kernel = _decode(arch_of(q.device), d, group, block, eight_bits, pieces > 1, tiled and pieces == 1, ahead)
     tables = batch.block_tables
     kernel(
         T * kv_heads * pieces, THREADS, 0,
@@ -49,10 +54,12 @@ def attend(
 
 
 @cache
-def _decode(arch: str, d: int, group: int, block: int, eight_bits: bool, split: bool, tiled: bool) -> CudaKernel:
+def _decode(
+    arch: str, d: int, group: int, block: int, eight_bits: bool, split: bool, tiled: bool, ahead: int
+) -> CudaKernel:
     defines = {
         "D": d, "GROUP": group, "BLOCK": block, "FP8": int(eight_bits), "LENGTH": PIECE, "SPLIT": int(split),
-        "TILED": int(tiled),
+        "TILED": int(tiled), "AHEAD": ahead,
     }  # fmt: skip
     source = (files("halfbyte.kernels.cuda") / "paged_decode.cu").read_text()
     return CudaKernel(compiled(source, defines, arch), "paged_decode", 0)

@@ -35,9 +35,12 @@ def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0915  it is one loop
     q, k_cache, v_cache, out, weights, tables, query_start, context_lens,
     tiles, heads, kv_heads, table_width, scale, window, tokens,
     BLOCK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, M: tl.constexpr,
-    N: tl.constexpr, LENGTH: tl.constexpr, PIECES: tl.constexpr, TILED: tl.constexpr,
+    N: tl.constexpr, LENGTH: tl.constexpr, PIECES: tl.constexpr, TILED: tl.constexpr, ONLY: tl.constexpr,
 ):  # fmt: skip
-    """out: float16 [T, H, D]; or, with several pieces, float32 [PIECES, T, H, D] with `weights` [PIECES, T, H]."""
+    """out: float16 [T, H, D]; or, with several pieces, float32 [PIECES, T, H, D] with `weights` [PIECES, T, H].
+
+    ONLY: 1 sequences with one new token, 2 all others, 0 all.
+    """
     sequence = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
     kv_head = tl.program_id(1)
@@ -46,7 +49,7 @@ def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0915  it is one loop
     count = tl.load(query_start + sequence + 1) - start
     context = tl.load(context_lens + sequence)
     per_tile: tl.constexpr = M // GROUP
-    if tile * per_tile < count:
+    if (tile * per_tile < count) & ((ONLY == 0) | ((ONLY == 1) == (count == 1))):
         row = tl.arange(0, M)
         token = tile * per_tile + row // GROUP
         head = kv_head * GROUP + row % GROUP
@@ -150,24 +153,29 @@ def paged_attention(
     _, kv_heads, block, _ = k_cache.shape
     group = heads // kv_heads
     pieces = pieces_of(batch) if pieces is None else pieces
-    if batch.max_query == 1:
-        rows = max(16, triton.next_power_of_2(group))
-        tiles = 1
-    else:
-        rows = max(ROWS, triton.next_power_of_2(group))
-        tiles = -(-batch.max_query // (rows // group))
     sequences = len(batch.context_lens)
     parts, weights = out, out
     if pieces > 1:
         parts = torch.empty(pieces, T, heads, d, dtype=torch.float32, device=q.device)
         weights = torch.empty(pieces, T, heads, dtype=torch.float32, device=q.device)
     width = max(16, triton.next_power_of_2(d))
-    options: dict[str, Any] = {"num_warps": 8 if rows >= ROWS else 4, "num_stages": 2}
-    _attend[(sequences * tiles, kv_heads, pieces)](
-        q, k_cache, v_cache, parts, weights, batch.block_tables, batch.query_start, batch.context_lens,
-        tiles, heads, kv_heads, batch.block_tables.stride(0), scale, window or 0, T,
-        BLOCK=block, D=d, WIDTH=width, GROUP=group, M=rows, N=KEYS, LENGTH=PIECE, PIECES=pieces, TILED=tiled, **options,
-    )  # fmt: skip
+    one = max(16, triton.next_power_of_2(group))  # rows of a tile for one new token
+    several = max(ROWS, one)
+    # A tile made for a chunk of a prompt would be almost empty for a sequence that is decoding beside it.
+    if batch.max_query == 1:
+        launches = [(0, one)]
+    elif sequences == 1:
+        launches = [(0, several)]
+    else:
+        launches = [(1, one), (2, several)]
+    for only, rows in launches:
+        tiles = -(-batch.max_query // (rows // group)) if only != 1 else 1
+        options: dict[str, Any] = {"num_warps": 8 if rows >= ROWS else 4, "num_stages": 2}
+        _attend[(sequences * tiles, kv_heads, pieces)](
+            q, k_cache, v_cache, parts, weights, batch.block_tables, batch.query_start, batch.context_lens,
+            tiles, heads, kv_heads, batch.block_tables.stride(0), scale, window or 0, T, BLOCK=block, D=d, WIDTH=width,
+            GROUP=group, M=rows, N=KEYS, LENGTH=PIECE, PIECES=pieces, TILED=tiled, ONLY=only, **options,
+        )  # fmt: skip
     if pieces > 1:
         put_together(parts, weights, out, tiled=tiled)
     return out
