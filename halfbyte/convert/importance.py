@@ -129,7 +129,10 @@ def _from_dat(path: Path, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
             calls, size = number(), number()
             if size < 1 or at + 4 * size > len(data):
                 raise ValueError(f"{name!r} with {size} values")
-            found[name] = np.frombuffer(data, "<f4", size, at).astype(np.float32) / np.float32(max(calls, 1))
+            sums = np.frombuffer(data, "<f4", size, at).astype(np.float32)
+            if not (np.isfinite(sums).all() and (sums >= 0).all()):
+                raise ValueError(f"{name!r} with sums of squares that are not finite and positive")
+            found[name] = sums / np.float32(max(calls, 1))
             at += 4 * size
     except (struct.error, ValueError) as error:
         raise CheckpointError(f"{path}: not an imatrix file, or a damaged one: {error}") from error

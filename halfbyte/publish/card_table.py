@@ -95,7 +95,7 @@ def _notes(recipe: Recipe, repository: Repository, results: Sequence[MemberResul
     if recipe.evaluation is not None and any(result.perplexity is not None for result in results):
         e = recipe.evaluation
         reference = next((r.reference_perplexity for r in results if r.reference_perplexity is not None), None)
-        count = "all whole windows" if e.windows is None else f"{e.windows} windows"
+        count = "all whole windows" if e.windows is None else f"{e.windows} window{'s' * (e.windows != 1)}"
         before = "" if reference is None else f" The source model's perplexity is {reference:.3f}."
         notes.append(
             "Perplexity, and KL divergence from the source model in nats, were measured in float32 over "
