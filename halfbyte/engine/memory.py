@@ -14,7 +14,7 @@ from halfbyte.errors import ConfigError
 if TYPE_CHECKING:
     from halfbyte.checkpoint.config import ModelConfig
 
-DEFAULT_SHARE = 0.25  # of the device's free memory
+DEFAULT_SHARES = {"cpu": 0.25, "cuda": 0.85}  # of what is free: a GPU is seldom there for anything else
 UNITS = {"": 1, "B": 1} | {f"{p}{b}": f**i for b, f in (("B", 1000), ("iB", 1024)) for i, p in enumerate("KMGT", 1)}
 FORMS = 'a size such as "2GiB", a number of bytes, or a share of the memory such as 0.3'
 
@@ -25,12 +25,12 @@ def count_blocks(
 ) -> int:  # fmt: skip
     """Blocks that the budget pays for (see EngineOptions.kv_cache); element: bytes of a number.
 
-    Without a budget, a quarter of the memory that is free, or what `most_seqs` full contexts take if that is less.
-    Raises ConfigError if not even one sequence of the whole context would fit.
+    Without a budget, a quarter of the memory that is free (GPU: 85 %), or what `most_seqs` full contexts take if that
+    is less. Raises ConfigError if not even one sequence of the whole context would fit.
     """
     block = 2 * config.num_layers * config.num_kv_heads * config.head_dim * element * block_size
     whole = -(-context // block_size)
-    count = read_budget(DEFAULT_SHARE if budget is None else budget, device) // block
+    count = read_budget(DEFAULT_SHARES[device.type] if budget is None else budget, device) // block
     if budget is None:
         count = min(count, whole * most_seqs)
     if count < whole:
