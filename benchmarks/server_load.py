@@ -53,6 +53,8 @@ class Server:
             str(self.port),
         ]
         command += ["--max-concurrent", str(clients + 100), "--max-requests", str(clients + 100)]
+        # Keys and values take memory only when they are first written, which a small budget has soon behind it.
+        command += ["--kv-cache", "512MiB"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     async def get(self, path: str) -> tuple[int, str]:
