@@ -68,7 +68,7 @@ class QuantizeOptions:
     def _check_gptq(self) -> None:
         if self.format not in ("gptq", "gptq_v2"):
             if self.bits != 4:
-                raise QuantizeError(f"--bits {self.bits}: {self.format} is written with 4; gptq holds 2, 3, 4 or 8")
+                raise QuantizeError(f"{self.bits} bits: {self.format} is written with 4; gptq holds 2, 3, 4 or 8")
             if self.sym or self.act_order:
                 raise QuantizeError(f"{self.format} is written asymmetric and without activation order; gptq can")
         elif self.bits not in GPTQ_BITS:

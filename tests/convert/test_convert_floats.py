@@ -82,5 +82,5 @@ def test_awq_by_the_quantizer(plain, tmp_path):
     assert report.format == "awq:4bit-32g"
     assert {loss.kind for loss in report.losses} >= {"self_attn.q_proj", "mlp.down_proj"}
     assert all(0 < loss.relative_error < 1 for loss in report.losses)
-    with pytest.raises(QuantizeError, match=r"awq:3bit is not a format"):
+    with pytest.raises(QuantizeError, match="3 bits: awq is written with 4"):
         convert(plain, tmp_path / "out2", "awq:3bit")
