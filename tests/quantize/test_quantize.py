@@ -145,7 +145,7 @@ def test_outputs_that_the_container_cannot_pack(tmp_path):
 
 
 def test_bits(tmp_path):
-    with pytest.raises(QuantizeError, match="--bits 3"):
+    with pytest.raises(QuantizeError, match="3 bits"):
         QuantizeOptions(bits=3)
 
 
