@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,11 @@ from halfbyte.cli import server_options
 from halfbyte.cli.chat_template import ChatTemplate, read_chat_template, stops_of
 from halfbyte.cli.choices import Compute
 from halfbyte.cli.engine_options import Batched, Cache, CacheDtype, CacheKind, Seqs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from halfbyte.engine.async_engine import AsyncEngine
 
 
 def serve(
@@ -60,6 +66,8 @@ def serve(
     max_num_batched_tokens: Batched = None,
     speculative_tokens: Annotated[int, typer.Option(min=0, metavar="N", help="Guess up to N tokens ahead.")] = 0,
     compute: options.Compute = Compute.AUTO,
+    replicas: server_options.Replicas = 1,
+    ray_address: server_options.RayAddress = None,
 ) -> None:
     """Serve a model behind HTTP: OpenAI's API.
 
@@ -99,7 +107,7 @@ def serve(
         log_prompts=log_prompts,
     )
     template = read_chat_template(chat_template)
-    models = Models()
+    models = Models(_engines(replicas, ray_address))
     for name, source in named:
         models.add(
             name,
@@ -120,6 +128,16 @@ def serve(
     for name, folder in adapters:
         models.add_adapter(name, folder)
     run(settings, models)
+
+
+def _engines(replicas: int, ray_address: str | None) -> Callable[..., AsyncEngine]:
+    """What makes the engine of a model: one process, unless more was asked for."""
+    from halfbyte.engine.async_engine import AsyncEngine
+    from halfbyte.engine.replicated_engine import ReplicatedEngine
+
+    if replicas == 1 and ray_address is None:
+        return AsyncEngine
+    return partial(ReplicatedEngine, replicas=replicas, ray_address=ray_address)
 
 
 def _named(model: str | None, name: str | None, more: list[str]) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-KEYS, TLS, LIMITS, TOLD = "Who may ask", "TLS", "Limits", "What is told"
+KEYS, TLS, LIMITS, TOLD, SPREAD = "Who may ask", "TLS", "Limits", "What is told", "Several engines"
 
 
 class LogFormat(StrEnum):
@@ -140,4 +140,22 @@ Lora = Annotated[
 ]
 EnableLora = Annotated[
     bool, typer.Option("--enable-lora", help="Let adapters be loaded while it runs; implied by --lora.")
+]
+Replicas = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel=SPREAD,
+        help="Engines of each model; a prompt goes to the one that has read its beginning, unless another is idler.",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        rich_help_panel=SPREAD,
+        show_default="this machine, without Ray",
+        help="Spread them over a Ray cluster: HOST:PORT, auto (the one that this machine is in) or local (begin one).",
+    ),
 ]

@@ -17,6 +17,9 @@ class Observer(Protocol):
     def took(self, result: Any) -> None:
         """A result came from the engine, at this moment, whenever it will be read."""
 
+    def began_again(self) -> None:
+        """What was taken is void: an engine has ended, and another one answers from the beginning."""
+
     def closed(self) -> None:
         """Nobody will read any more: the request has ended, or was aborted."""
 
@@ -28,7 +31,8 @@ class AnswerStream:
         """answers: how many must end for the request to be finished."""
         self.request_id = request_id
         self._results: asyncio.Queue[Any] = asyncio.Queue()
-        self._open = answers
+        self._answers = self._open = answers
+        self.restarts = 0  # times that the answer began again; what was read before is void
         self._on_close = on_close
         self._closed = False
         self.observer: Observer | None = None
@@ -38,6 +42,15 @@ class AnswerStream:
         if self.observer is not None and not self._closed:
             self.observer.took(result)
         self._results.put_nowait(result)
+
+    def begin_again(self) -> None:
+        """The answer comes again, from its beginning. Only for whoever looks at `restarts`."""
+        while not self._results.empty():
+            self._results.get_nowait()
+        self._open = self._answers
+        self.restarts += 1
+        if self.observer is not None and not self._closed:
+            self.observer.began_again()
 
     async def next(self) -> Any:
         """The next result of whatever kind. Raises it if it is an error."""

@@ -18,18 +18,19 @@ from halfbyte.engine.answer_stream import AnswerStream
 from halfbyte.engine.collector import Collector
 from halfbyte.engine.engine_process import EngineProcess
 from halfbyte.engine.llm import load_tokenizer
-from halfbyte.engine.messages import Abort, Add, Call, Events, Ready, Reply
+from halfbyte.engine.messages import Abort, Add, BeginAgain, Call, Events, Ready, Reply
 from halfbyte.engine.prompt import ReadPrompt, read_prompt
 from halfbyte.engine.sampling_params import SamplingParams
 from halfbyte.engine.stats import Stats
 from halfbyte.errors import EngineStoppedError, QueueFullError, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from halfbyte.checkpoint.tokenizer import Tokenizer
     from halfbyte.engine.answer_stream import Observer
+    from halfbyte.engine.link import Link, OnEnd, OnMessage, Standing
     from halfbyte.engine.outputs import RequestOutput
     from halfbyte.engine.prompt import Prompt
     from halfbyte.engine.request import Pooling
@@ -56,7 +57,7 @@ class AsyncEngine:
         self.max_requests, self.max_prompt_len = max_requests, max_prompt_len
         self.stats = Stats()
         self.max_model_len = 0
-        self.restarts = 0
+        self._restarts = 0
         self._settings = {"model": model, **settings}
         self._tokenizer: Tokenizer | None = None
         self._seeds = random.Random(seed)
@@ -65,7 +66,7 @@ class AsyncEngine:
         self._calls: dict[int, asyncio.Future[None]] = {}
         self._adapters: dict[str, str] = {}  # folders, by name
         self.observe: Observe | None = None  # asked for an observer of each request that is taken
-        self._process: EngineProcess | None = None
+        self._process: Link | None = None
         self._ready: asyncio.Future[None] | None = None
         self._refusal: str | None = "the engine is not started: await start()"
 
@@ -89,6 +90,16 @@ class AsyncEngine:
     def unfinished(self) -> int:
         """Requests in the engine."""
         return len(self._streams)
+
+    @property
+    def restarts(self) -> int:
+        """Starts after a crash."""
+        return self._restarts
+
+    @property
+    def replicas(self) -> Sequence[Standing]:
+        """The engines that answer: one."""
+        return [self]
 
     @property
     def pid(self) -> int | None:
@@ -119,13 +130,16 @@ class AsyncEngine:
         request_id: str | None = None,
         priority: int = 0,
         adapter: str | None = None,
+        whole: bool = False,
     ) -> AnswerStream:
         """Queue a request at once; the stream gives its steps. See Engine.add.
+
+        whole: the answer may begin again if an engine ends and there is another (see AnswerStream.restarts).
 
         Raises QueueFullError or EngineStoppedError if it is not taken. A RequestError of what only the engine can
         check comes as the first thing of the stream.
         """
-        return self._submit(prompt, params or SamplingParams(), request_id, priority, adapter, None)
+        return self._submit(prompt, params or SamplingParams(), request_id, priority, adapter, None, whole=whole)
 
     async def complete(
         self, prompt: Prompt | ReadPrompt, params: SamplingParams | None = None, **options: Any
@@ -134,8 +148,11 @@ class AsyncEngine:
         params = params or SamplingParams()
         read = self._read(prompt)
         collector = Collector(read.text, read.token_ids, params)
-        async with self.generate(read, params, **options) as stream:
+        seen = 0
+        async with self.generate(read, params, whole=True, **options) as stream:
             async for delta in stream:
+                if stream.restarts > seen:
+                    seen, collector = stream.restarts, Collector(read.text, read.token_ids, params)
                 collector.add(delta)
         return collector.output()
 
@@ -199,6 +216,8 @@ class AsyncEngine:
         priority: int,
         adapter: str | None,
         pooling: Pooling | None,
+        *,
+        whole: bool = False,
     ) -> AnswerStream:
         if self._refusal is not None or self._process is None:
             raise EngineStoppedError(self._refusal or "the engine is stopped")
@@ -220,7 +239,7 @@ class AsyncEngine:
         if self.observe is not None:
             stream.observer = self.observe(read, params)
         self._streams[request_id] = stream
-        self._process.send(Add(request_id, read.token_ids, params, seed, priority, adapter, pooling))
+        self._process.send(Add(request_id, read.token_ids, params, seed, priority, adapter, pooling, whole))
         return stream
 
     def _read(self, prompt: Prompt | ReadPrompt) -> ReadPrompt:
@@ -251,10 +270,11 @@ class AsyncEngine:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(what, *arguments)
 
-        process = EngineProcess(
-            self._settings, lambda message: hand(self._take, message), lambda: hand(self._ended, process)
-        )
+        process = self._connect(lambda message: hand(self._take, message), lambda: hand(self._ended, process))
         self._process = process
+
+    def _connect(self, on_message: OnMessage, on_end: OnEnd) -> Link:
+        return EngineProcess(self._settings, on_message, on_end)
 
     def _take(self, message: Any) -> None:
         if isinstance(message, Events):
@@ -262,7 +282,7 @@ class AsyncEngine:
             for request_id, result in message.results:
                 stream = self._streams.get(request_id)
                 if stream is not None:
-                    stream.put(result)
+                    stream.begin_again() if isinstance(result, BeginAgain) else stream.put(result)
         elif isinstance(message, Reply):
             reply = self._calls.pop(message.number, None)
             if reply is not None and not reply.done():
@@ -275,7 +295,7 @@ class AsyncEngine:
                 self._refusal = f"the engine could not be started: {message.stopped}"
                 self._ready.set_exception(message.stopped)
 
-    def _ended(self, process: EngineProcess) -> None:
+    def _ended(self, process: Link) -> None:
         """The process is gone. If it was at work, begin again; one that cannot start will not start another time."""
         if process is not self._process:
             return
@@ -284,7 +304,7 @@ class AsyncEngine:
         self._fail_all(EngineStoppedError(f"{reason} before the request was answered; it is being started again"))
         self.stats = Stats()
         if self._ready.done() and self._ready.exception() is None:
-            self.restarts += 1
+            self._restarts += 1
             self._launch()
             for name, folder in self._adapters.items():  # the pipe keeps the order: requests come after them
                 self._send_call("load_adapter", name, folder).add_done_callback(_retrieve)

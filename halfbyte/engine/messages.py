@@ -22,6 +22,7 @@ class Add:
     priority: int
     adapter: str | None
     pooling: Pooling | None
+    whole: bool = False  # nobody reads of its answer before it is complete, so that it may begin again elsewhere
 
 
 @dataclass(slots=True)
@@ -67,3 +68,8 @@ class Events:
 
     results: list[tuple[str, Any]]
     stats: Stats
+
+
+@dataclass(slots=True)
+class BeginAgain:
+    """As a request's result: what has come of its answer is void; all of it comes again, from another engine."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(slots=True)
@@ -26,3 +30,9 @@ class Stats:
     def acceptance_rate(self) -> float | None:
         """The share of guessed tokens that were right; None if none was guessed."""
         return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
+
+
+def total(parts: Iterable[Stats]) -> Stats:
+    """Of several engines together."""
+    together = list(parts)
+    return Stats(*(sum(getattr(part, field.name) for part in together) for field in fields(Stats)))

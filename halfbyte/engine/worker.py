@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -15,14 +16,38 @@ from halfbyte.engine.messages import Abort, Add, Call, Events, Ready, Reply, Sto
 from halfbyte.errors import HalfbyteError
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
     from halfbyte.engine.llm import LLM
 
 
-def run(connection: Connection, settings: dict[str, Any]) -> None:
-    """Load an LLM with these settings and serve it until Stop, or until nobody is at the other end."""
+class Pipe(Protocol):
+    """An end of one."""
+
+    def send(self, message: Any, /) -> None:
+        """To the other end."""
+
+    def recv(self) -> Any:
+        """From there; waits. Raises EOFError if nobody is there any more."""
+
+    def poll(self, timeout: float, /) -> bool:
+        """Whether there is something."""
+
+
+def run(connection: Pipe, settings: dict[str, Any]) -> None:
+    """Load an LLM with these settings and serve it until Stop, or until nobody is at the other end.
+
+    Two settings are for the process: `threads` that it computes with, and `gpu`, the number of the one that it has.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; it is the parent who decides
+    serve(connection, settings)
+
+
+def serve(connection: Pipe, settings: dict[str, Any]) -> None:
+    """The same in any thread."""
+    settings = dict(settings)
+    if (threads := settings.pop("threads", None)) is not None:
+        torch.set_num_threads(threads)
+    if (gpu := settings.pop("gpu", None)) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # nothing has asked for a GPU in this process yet
     from halfbyte.engine.llm import LLM  # noqa: PLC0415  the errors of a damaged installation must reach the parent
 
     try:
@@ -38,7 +63,7 @@ def run(connection: Connection, settings: dict[str, Any]) -> None:
         _serve(llm, connection, outbox)
 
 
-def _serve(llm: LLM, connection: Connection, outbox: SimpleQueue[Any]) -> None:
+def _serve(llm: LLM, connection: Pipe, outbox: SimpleQueue[Any]) -> None:
     engine = llm.engine
     outbox.put(Events([], replace(engine.stats)))
     while True:
@@ -81,7 +106,7 @@ def _handle(llm: LLM, message: Any, outbox: SimpleQueue[Any]) -> None:
             outbox.put(Reply(message.number, error))
 
 
-def _write(connection: Connection, outbox: SimpleQueue[Any]) -> None:
+def _write(connection: Pipe, outbox: SimpleQueue[Any]) -> None:
     with contextlib.suppress(OSError):
         while True:
             connection.send(outbox.get())

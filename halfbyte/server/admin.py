@@ -121,7 +121,6 @@ def _describe(model: ServedModel) -> dict[str, Any]:
         "source": model.source,
         "adapter_of": model.parent,
         "max_model_len": model.max_model_len,
-        "ready": engine.is_ready,
         "unfinished": engine.unfinished,
-        "restarts": engine.restarts,
+        **model.standing(),
     }

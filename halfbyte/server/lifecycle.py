@@ -41,9 +41,7 @@ def router(models: Models) -> APIRouter:
     @routes.get("/ready", responses=unwell)
     async def ready() -> JSONResponse:
         """As /ping, and model by model."""
-        found: dict[str, Any] = {
-            model.name: {"ready": model.engine.is_ready, "restarts": model.engine.restarts} for model in models.all()
-        }
+        found = {model.name: model.standing() for model in models.all()}
         headers = {} if models.are_ready else {"Retry-After": str(RETRY_AFTER)}
         return JSONResponse({"ready": models.are_ready, "models": found}, 200 if models.are_ready else 503, headers)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from halfbyte.engine.async_engine import AsyncEngine
+    from halfbyte.engine.link import Standing
     from halfbyte.server.models import Models
     from halfbyte.server.observed import Finished
 
@@ -45,7 +45,7 @@ REQUEST = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0,
 TOKENS = tuple(m * 10**e for e in range(6) for m in (1, 2, 5))  # vLLM ends at the context's length
 COUNTS = (1, 2, 5, 10, 20)
 LABELS = ("model_name", "engine")
-ENGINE = "0"  # vLLM numbers the engines of a model
+ENGINE = "0"  # vLLM numbers the engines of a model; what is counted here, not by them, is all under the first
 
 Figure = tuple[str, str, Callable[[Stats], float]]
 GAUGES: tuple[Figure, ...] = (
@@ -143,28 +143,33 @@ class EngineFigures(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One family after the other, with every model in it."""
-        engines = [(model.name, model.engine) for model in self._models.all() if model.adapter is None]
+        engines = [
+            ((model.name, str(number)), engine)
+            for model in self._models.all()
+            if model.adapter is None
+            for number, engine in enumerate(model.engine.replicas)
+        ]
         for name, text, read in GAUGES:
             gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=LABELS)
-            for model, engine in engines:
-                gauge.add_metric((model, ENGINE), read(engine.stats))
+            for labels, engine in engines:
+                gauge.add_metric(labels, read(engine.stats))
             yield gauge
         for name, text, read in COUNTERS:
             counter = CounterMetricFamily(f"vllm:{name}", text, labels=LABELS)
-            for model, engine in engines:
-                counter.add_metric((model, ENGINE), read(engine.stats))  # type: ignore[no-untyped-call]
+            for labels, engine in engines:
+                counter.add_metric(labels, read(engine.stats))  # type: ignore[no-untyped-call]
             yield counter
         yield from self._ours(engines)
 
-    def _ours(self, engines: list[tuple[str, AsyncEngine]]) -> Iterator[Metric]:
+    def _ours(self, engines: list[tuple[tuple[str, str], Standing]]) -> Iterator[Metric]:
         """What vLLM has no name for."""
         ready = GaugeMetricFamily("halfbyte:engine_ready", "Whether the engine takes requests.", labels=LABELS)
         restarts = CounterMetricFamily("halfbyte:engine_restarts", "Starts after a crash.", labels=LABELS)
         under_way = GaugeMetricFamily("halfbyte:requests_under_way", "Taken and not ended.", labels=LABELS)
-        for model, engine in engines:
-            ready.add_metric((model, ENGINE), float(engine.is_ready))
-            restarts.add_metric((model, ENGINE), engine.restarts)  # type: ignore[no-untyped-call]
-            under_way.add_metric((model, ENGINE), engine.unfinished)
+        for labels, engine in engines:
+            ready.add_metric(labels, float(engine.is_ready))
+            restarts.add_metric(labels, engine.restarts)  # type: ignore[no-untyped-call]
+            under_way.add_metric(labels, engine.unfinished)
         yield from (ready, restarts, under_way)
 
 

@@ -70,6 +70,16 @@ class ServedModel:
         """See AsyncEngine.complete."""
         return await self.engine.complete(prompt, params, priority=priority, adapter=self.adapter)
 
+    def standing(self) -> dict[str, Any]:
+        """Whether it takes requests; of several engines, each."""
+        found: dict[str, Any] = {"ready": self.engine.is_ready, "restarts": self.engine.restarts}
+        if len(self.engine.replicas) > 1:
+            found["replicas"] = [
+                {"ready": each.is_ready, "restarts": each.restarts, "unfinished": each.unfinished}
+                for each in self.engine.replicas
+            ]
+        return found
+
     async def embed(self, prompt: Prompt | ReadPrompt, pooling: Pooling = "last") -> torch.Tensor:
         """See AsyncEngine.embed."""
         return await self.engine.embed(prompt, pooling, adapter=self.adapter)

@@ -68,6 +68,11 @@ class Watch:
         else:
             self._end("error" if isinstance(result, Exception) else "stop")
 
+    def began_again(self) -> None:
+        """Tokens are counted anew; the moments of the first attempt stay, for it is they that were waited for."""
+        self.request.completion_tokens = self._ended = 0
+        self._last.clear()
+
     def closed(self) -> None:
         """Nobody listens any more."""
         self._end("abort")

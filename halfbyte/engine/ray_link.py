@@ -1,0 +1,170 @@
+"""Replicas on the machines of a Ray cluster: Ray places them, starts them and tells that they have died.
+
+Actors, and not deployments of Ray Serve: a deployment's handle sends a call to a replica of its own choice, and here
+each must be spoken to by itself, to load an adapter on all, to read the figures of each, and to end a request where it
+is. What Serve has beside (HTTP, autoscaling by its proxy) is done before it gets there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from halfbyte.engine.memory import DEFAULT_SHARES
+from halfbyte.engine.messages import Events, Ready
+from halfbyte.engine.outputs import Delta
+from halfbyte.errors import ConfigError, IntegrationError
+
+if TYPE_CHECKING:
+    from halfbyte.engine.link import Connect, OnEnd, OnMessage
+
+LOCAL = "local"  # begins a cluster of this machine alone
+OBJECT_STORE = 100 << 20  # bytes; what goes over is small, and mostly not by the store
+SAME_CLOCK = 0.001  # seconds
+_beginning = threading.Lock()
+
+
+def check_ray() -> None:
+    """Raise IntegrationError if Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise IntegrationError("replicas on a Ray cluster need Ray: pip install 'halfbyte[ray]'")
+
+
+def connector(address: str, settings: dict[str, Any], count: int) -> Connect:
+    """Starts replicas on the cluster of this address ("auto": the one that this machine belongs to)."""
+    return partial(RayLink, address, settings, count)
+
+
+class RayLink:
+    """One actor from its start to its end. Threads of its own wait for Ray, so that the event loop never does."""
+
+    def __init__(
+        self, address: str, settings: dict[str, Any], count: int, number: int, on_message: OnMessage, on_end: OnEnd
+    ) -> None:
+        """number: which of so many it is."""
+        self._address, self._settings, self._count, self._number = address, settings, count, number
+        self._on_message, self._on_end = on_message, on_end
+        self._outbox: SimpleQueue[Any] = SimpleQueue()
+        self._actor: Any = None
+        self._pid: int | None = None
+        self._how = "could not be placed"
+        self._stopped = False
+        threading.Thread(target=self._run, daemon=True).start()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the actor's process, on its machine."""
+        return self._pid
+
+    def send(self, message: Any) -> None:
+        """Send a message, some time soon."""
+        self._outbox.put(message)
+
+    def stop(self) -> None:
+        """End the actor. It holds nothing that would be lost."""
+        import ray  # noqa: PLC0415  an extra
+
+        self._stopped = True
+        self._outbox.put(None)
+        if self._actor is not None and ray.is_initialized():
+            ray.kill(self._actor)
+
+    def how_it_ended(self) -> str:
+        """For a message, once it has."""
+        return self._how
+
+    def _run(self) -> None:
+        from ray.exceptions import RayError  # noqa: PLC0415  an extra
+
+        try:
+            self._actor = _place(self._address, self._settings, self._count)
+            if not self._stopped:
+                self._serve()
+        except ConfigError as error:
+            self._on_message(Ready(stopped=error))
+        except (RayError, ConnectionError, ValueError, RuntimeError) as error:
+            self._how += f" ({type(error).__name__}: {str(error).splitlines()[0]})"
+        self._outbox.put(None)
+        self._on_end()
+
+    def _serve(self) -> None:
+        import ray  # noqa: PLC0415  an extra
+
+        self._pid, address = ray.get(self._actor.where.remote())
+        self._how = f"on {address} (process {self._pid}) ended"
+        threading.Thread(target=self._write, daemon=True).start()
+        coming = self._actor.speak.remote()
+        while True:
+            clock, messages = ray.get(coming)
+            coming = self._actor.speak.remote()  # on its way while these are handed on
+            shift = clock - (time.time() - time.monotonic())
+            for message in messages:
+                if message is None:
+                    return
+                self._on_message(message if abs(shift) < SAME_CLOCK else _with_our_clock(message, shift))
+
+    def _write(self) -> None:
+        while True:
+            messages = [self._outbox.get()]
+            try:
+                while True:
+                    messages.append(self._outbox.get_nowait())
+            except Empty:
+                pass
+            if None in messages:
+                return
+            self._actor.hear.remote(messages)
+
+
+def _place(address: str, settings: dict[str, Any], count: int) -> Any:
+    """Begin an actor somewhere. Raises ConfigError if the cluster is not there, or not large enough."""
+    import ray  # noqa: PLC0415  an extra
+
+    with _beginning:
+        if not ray.is_initialized():
+            _join(address, count)
+    from halfbyte.engine.ray_actor import ReplicaActor  # noqa: PLC0415  an extra
+
+    settings = dict(settings)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    on_gpus = settings.get("device", "auto") != "cpu" and settings.get("compute") != "float32"
+    gpus = sum(node.get("GPU", 0) for node in nodes) if on_gpus else 0
+    cpus = sum(node.get("CPU", 0) for node in nodes)
+    if cpus < count:
+        raise ConfigError(f"--replicas {count}: the Ray cluster has {cpus:g} CPUs, and each replica takes one at least")
+    share = min(1.0, gpus / count)
+    on_each = -(-count // len(nodes))
+    if settings.get("kv_cache") is None and (share if gpus else 1 / on_each) < 1:
+        settings["kv_cache"] = DEFAULT_SHARES["cuda"] * share if gpus else DEFAULT_SHARES["cpu"] / on_each
+    options = {"num_cpus": 1, "num_gpus": share, "scheduling_strategy": "SPREAD", "max_restarts": 0}
+    make: Any = ReplicaActor  # ray.remote has made something else of the class
+    return make.options(**options).remote(settings, on_each)
+
+
+def _join(address: str, count: int) -> None:
+    import ray  # noqa: PLC0415  an extra
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody here was asked whether Ray may tell of it
+    here: dict[str, Any] = {}
+    if address == LOCAL:
+        cores = len(os.sched_getaffinity(0))
+        here = {"num_cpus": max(cores, count), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    try:
+        ray.init(address, log_to_driver=False, configure_logging=False, **here)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"--ray-address {address}: {str(error).splitlines()[0]}") from error
+
+
+def _with_our_clock(message: Any, shift: float) -> Any:
+    """Another machine's clock began at another time: its moments as moments of ours."""
+    if isinstance(message, Events):
+        for _, result in message.results:
+            if isinstance(result, Delta) and result.begun is not None:
+                result.begun = replace(result.begun, at=result.begun.at + shift)
+    return message
