@@ -11,6 +11,7 @@ import importlib.util
 import os
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -148,17 +149,30 @@ def _place(address: str, settings: dict[str, Any], count: int) -> Any:
 
 
 def _join(address: str, count: int) -> None:
-    import ray  # noqa: PLC0415  an extra
+    """Become a part of the cluster. Raises ConfigError if that fails.
 
+    In a thread that never ends: Ray has what it begins here die with the thread that began it (PR_SET_PDEATHSIG).
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody here was asked whether Ray may tell of it
-    here: dict[str, Any] = {}
-    if address == LOCAL:
-        cores = len(os.sched_getaffinity(0))
-        here = {"num_cpus": max(cores, count), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
-    try:
-        ray.init(address, log_to_driver=False, configure_logging=False, **here)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"--ray-address {address}: {str(error).splitlines()[0]}") from error
+    outcome: Future[None] = Future()
+
+    def begin() -> None:
+        import ray  # noqa: PLC0415  an extra
+
+        here: dict[str, Any] = {}
+        if address == LOCAL:
+            cores = len(os.sched_getaffinity(0))
+            here = {"num_cpus": max(cores, count), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+        try:
+            ray.init(address, log_to_driver=False, configure_logging=False, **here)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            outcome.set_exception(ConfigError(f"--ray-address {address}: {str(error).splitlines()[0]}"))
+            return
+        outcome.set_result(None)
+        threading.Event().wait()
+
+    threading.Thread(target=begin, daemon=True).start()
+    outcome.result()
 
 
 def _with_our_clock(message: Any, shift: float) -> Any:

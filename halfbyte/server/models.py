@@ -75,7 +75,7 @@ class ServedModel:
         found: dict[str, Any] = {"ready": self.engine.is_ready, "restarts": self.engine.restarts}
         if len(self.engine.replicas) > 1:
             found["replicas"] = [
-                {"ready": each.is_ready, "restarts": each.restarts, "unfinished": each.unfinished}
+                {"ready": each.is_ready, "restarts": each.restarts, "unfinished": each.unfinished, "pid": each.pid}
                 for each in self.engine.replicas
             ]
         return found
