@@ -53,6 +53,7 @@ def serve(
     log_format: server_options.Log = server_options.LogFormat.TEXT,
     log_level: server_options.LogLevel = "info",
     log_prompts: server_options.LogPrompts = False,
+    otlp_endpoint: server_options.OtlpEndpoint = None,
     chat_template: ChatTemplate = None,
     max_model_len: Annotated[
         int | None,
@@ -105,6 +106,7 @@ def serve(
         log_format=log_format.value,
         log_level=log_level,
         log_prompts=log_prompts,
+        otlp_endpoint=otlp_endpoint,
     )
     template = read_chat_template(chat_template)
     models = Models(_engines(replicas, ray_address))

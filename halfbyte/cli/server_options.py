@@ -130,6 +130,15 @@ LogLevel = Annotated[
 LogPrompts = Annotated[
     bool, typer.Option("--log-prompts", rich_help_panel=TOLD, help="Also log what is asked. Never done otherwise.")
 ]
+OtlpEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        rich_help_panel=TOLD,
+        show_default="none",
+        help="Send a trace of each request to this OpenTelemetry collector, such as http://localhost:4318.",
+    ),
+]
 Lora = Annotated[
     list[str] | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from halfbyte.server.observed import Observers
 from halfbyte.server.openai import chat, completions, embeddings, models_route, responses
 from halfbyte.server.page import route as page
 from halfbyte.server.tgi import routes as tgi
+from halfbyte.server.traces import KeepParent, Traces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 def create_app(settings: ServerSettings, models: Models) -> FastAPI:
     """An ASGI application; its lifespan loads the models and ends their engines."""
 
+    traces = None if settings.otlp_endpoint is None else Traces(settings.otlp_endpoint)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await models.start()
@@ -36,6 +40,8 @@ def create_app(settings: ServerSettings, models: Models) -> FastAPI:
             yield
         finally:
             await models.stop()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
 
     app = FastAPI(
         title="halfbyte",
@@ -49,7 +55,7 @@ def create_app(settings: ServerSettings, models: Models) -> FastAPI:
     for face in (*openai, shared_routes, vllm, tgi, page):
         app.include_router(face.router(models, settings))
     figures = Metrics(models)
-    models.watch(Observers(figures, log_prompts=settings.log_prompts))
+    models.watch(Observers(figures, log_prompts=settings.log_prompts, traces=traces))
     for operation in (lifecycle.router(models), metrics.router(figures), admin.router(models, settings)):
         app.include_router(operation)
     add_middleware(app, settings, figures)
@@ -76,5 +82,7 @@ def add_middleware(app: FastAPI, settings: ServerSettings, figures: Metrics) -> 
             allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
+    if settings.otlp_endpoint is not None:
+        app.add_middleware(KeepParent)
     app.add_middleware(CountAnswers, metrics=figures)
     app.add_middleware(LogRequests)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from halfbyte.engine.outputs import Begun
     from halfbyte.engine.prompt import ReadPrompt
     from halfbyte.engine.sampling_params import SamplingParams
+    from halfbyte.server.traces import Traces
 
 
 @dataclass(slots=True)
@@ -103,8 +104,9 @@ class Watch:
 class Observers:
     """Makes a Watch for each request of a model; `AsyncEngine.observe` is one of these, bound to a name."""
 
-    def __init__(self, sink: Sink, *, log_prompts: bool = False) -> None:
+    def __init__(self, sink: Sink, *, log_prompts: bool = False, traces: Traces | None = None) -> None:
         self._sink = sink
+        self._traces = traces
         self._log_prompts = log_prompts
 
     def watch(self, model: str, read: ReadPrompt, params: SamplingParams) -> Watch:
@@ -116,7 +118,11 @@ class Observers:
             text = read.text if read.text is not None else f"tokens {read.token_ids}"
             logs.LOG.info("prompt", extra={"fields": {"request_id": logs.request_id(), "prompt": text}})
 
+        record = self._traces.recorder(fields or {}) if self._traces else None
+
         def on_end(request: Finished) -> None:
+            if record is not None:
+                record(request)
             if fields is not None:  # it may end in another context than the request's own
                 fields["completion_tokens"] = fields.get("completion_tokens", 0) + request.completion_tokens
                 fields["finish_reason"] = request.reason

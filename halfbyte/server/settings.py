@@ -41,6 +41,7 @@ class ServerSettings:
     log_format: LogFormat = "text"
     log_level: str = "info"
     log_prompts: bool = False  # prompts, and what exceptions say, go to the log too
+    otlp_endpoint: str | None = None  # of an OpenTelemetry collector, for traces; None: none are made
     max_batch_prompts: int = 1024  # of one request
     max_stored_responses: int = 1000  # of /v1/responses; the oldest goes
 
