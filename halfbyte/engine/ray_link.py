@@ -7,6 +7,7 @@ is. What Serve has beside (HTTP, autoscaling by its proxy) is done before it get
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import threading
@@ -74,7 +75,8 @@ class RayLink:
         self._stopped = True
         self._outbox.put(None)
         if self._actor is not None and ray.is_initialized():
-            ray.kill(self._actor)
+            with contextlib.suppress(ray.exceptions.RayError):  # there is no cluster any more
+                ray.kill(self._actor)
 
     def how_it_ended(self) -> str:
         """For a message, once it has."""
@@ -90,8 +92,8 @@ class RayLink:
         except ConfigError as error:
             self._on_message(Ready(stopped=error))
         except (RayError, ConnectionError, ValueError, RuntimeError) as error:
-            self._how += f" ({type(error).__name__}: {str(error).splitlines()[0]})"
-        self._outbox.put(None)
+            self._how += f" ({type(error).__name__}: {_last_line(error)})"
+        self.stop()  # it may be only out of reach, and nobody would ever speak to it again
         self._on_end()
 
     def _serve(self) -> None:
@@ -182,3 +184,8 @@ def _with_our_clock(message: Any, shift: float) -> Any:
             if isinstance(result, Delta) and result.begun is not None:
                 result.begun = replace(result.begun, at=result.begun.at + shift)
     return message
+
+
+def _last_line(error: Exception) -> str:
+    """Ray tells what went wrong elsewhere as a traceback, whose end says it."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "it says no more")
