@@ -172,7 +172,9 @@ def profiled(graph: torch.cuda.CUDAGraph) -> dict[str, float]:
     return {f"{row.key[:40]} x{row.count}": round(row.self_device_time_total) for row in rows[:9]}
 
 
-def build(kind: str, kv_cache_dtype: str = "auto", *, overlap: bool = True) -> tuple[Engine, int]:
+def build(
+    kind: str, kv_cache_dtype: str = "auto", *, kv_cache: str | None = "60GiB", overlap: bool = True
+) -> tuple[Engine, int]:
     """An engine with random weights, and the bytes of weights that it reads for a token."""
     before = torch.cuda.memory_allocated()
     embedding = torch.randn(V, D, device=DEVICE).half()
@@ -182,7 +184,7 @@ def build(kind: str, kv_cache_dtype: str = "auto", *, overlap: bool = True) -> t
     network = Network(config, embedding, blocks(kind), torch.ones(D), head, kernels)
     read = torch.cuda.memory_allocated() - before - embedding.nbytes
     options = EngineOptions(
-        kv_cache="60GiB",
+        kv_cache=kv_cache,
         kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]
         enable_prefix_caching=False,
         overlap=overlap,

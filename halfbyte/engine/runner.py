@@ -83,6 +83,9 @@ class Runner:
             numbers.append(_lengths(batch, owners, positions))
         tokens_, positions_, slots_, tables_, starts_, contexts_, *more = upload(numbers, self.device)
         paged = PagedBatch(slots_, tables_, starts_, contexts_, widest, longest)
+        if widest > 1:
+            paged.singles = int((counts > 1).argmax())
+            paged.singles_context = int(contexts[: paged.singles].max(initial=0))
         attend = PagedAttend(self.network, self.caches, paged)  # type: ignore[arg-type]
         if chosen is not None:
             tokens_ = _with_chosen(tokens, tokens_, chosen)

@@ -66,6 +66,8 @@ class PagedBatch:
     context_lens: torch.Tensor  # int32 [S], counting the new tokens
     max_query: int  # the most new tokens of a sequence, and
     max_context: int  # the longest context: known without asking the device
+    singles: int = 0  # where max_query > 1: so many sequences at the start have one new token each, and
+    singles_context: int = 0  # the longest context of these
 
 
 @dataclass(slots=True)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
 import torch
 
 from halfbyte.kernels.cuda.compile import compiled
 from halfbyte.kernels.cuda.launch import CudaKernel
 from halfbyte.kernels.gpu.linear import arch_of
+from halfbyte.kernels.interface import PagedBatch
 from halfbyte.kernels.triton.paged_attention import PIECE, paged_attention, pieces_of, put_together
-
-if TYPE_CHECKING:
-    from halfbyte.kernels.interface import PagedBatch
 
 MOST_SHARING = 4  # query heads of a key-value head: more are better served by the matrix units
 THREADS = 256
@@ -26,6 +23,12 @@ def attend(
     out: torch.Tensor, pieces: int | None = None, *, tiled: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """See `paged_attention`."""
+    if batch.max_query > 1 and batch.singles:
+        n = batch.singles
+        slots, tables, starts, contexts = batch.slot_mapping, batch.block_tables, batch.query_start, batch.context_lens
+        alone = PagedBatch(slots[:n], tables[:n], starts[: n + 1], contexts[:n], 1, batch.singles_context)
+        attend(q[:n], keys, values, alone, scale, window, out[:n], tiled=tiled)
+        return paged_attention(q, keys, values, batch, scale, window, out, tiled=tiled, first=n)
     T, heads, d = q.shape
     kv_heads, block = keys.shape[1:3]
     eight_bits = keys.dtype == torch.float8_e4m3fn

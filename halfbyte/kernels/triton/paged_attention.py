@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from halfbyte.kernels.interface import PagedBatch
 
 PIECE = 256  # tokens of context
-ROWS = 128  # of a tile, where a sequence has several new tokens
+ROWS = 64  # of a tile, where a sequence has several new tokens
 KEYS = 64  # looked at together
 
 
@@ -31,9 +31,55 @@ def _place(column, TILED: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0915  it is one loop
+def _look(  # type: ignore[no-untyped-def]
+    x, best, mass, sum_, first, end, k_cache, v_cache, table, kv_head, kv_heads, scale, window, position,
+    BLOCK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr, ALL: tl.constexpr,
+):  # fmt: skip
+    """Take the tokens from first to end into the sums. ALL: every row may see all of them, and they are whole Ns.
+
+    scale: times the logarithm of e to base 2; best is in that base too.
+    """
+    column = tl.arange(0, WIDTH)
+    for begin in range(first, end, N):
+        place = begin + tl.arange(0, N)
+        if ALL:
+            block = tl.load(table + place // BLOCK).to(tl.int64)
+            mask = (column < D)[None, :] & (place >= 0)[:, None]
+        else:
+            there = place < end
+            block = tl.load(table + place // BLOCK, mask=there, other=0).to(tl.int64)
+            mask = there[:, None] & (column < D)[None, :]
+        at = ((block * kv_heads + kv_head) * BLOCK + place % BLOCK) * D
+        if ALL and WIDTH == D:
+            k = tl.load(k_cache + at[:, None] + column[None, :]).to(x.dtype)
+            v = tl.load(v_cache + at[:, None] + column[None, :]).to(x.dtype)
+        else:
+            k = tl.load(k_cache + at[:, None] + column[None, :], mask=mask, other=0.0).to(x.dtype)
+            v = tl.load(v_cache + at[:, None] + column[None, :], mask=mask, other=0.0).to(x.dtype)
+        logits = tl.dot(x, tl.trans(k)) * scale
+        if ALL:
+            higher = tl.maximum(best, tl.max(logits, 1))
+            safe = higher
+        else:
+            visible = (place < end)[None, :] & (place[None, :] <= position[:, None])
+            if window > 0:
+                visible = visible & (place[None, :] > position[:, None] - window)
+            logits = tl.where(visible, logits, float("-inf"))
+            higher = tl.maximum(best, tl.max(logits, 1))
+            safe = tl.where(higher == float("-inf"), 0.0, higher)
+        p = tl.exp2(logits - safe[:, None])
+        fade = tl.exp2(best - safe)
+        mass = mass * fade + tl.sum(p, 1)
+        sum_ = tl.dot(p.to(v.dtype), v, sum_ * fade[:, None])
+        best = higher
+    return best, mass, sum_
+
+
+# Numbers that change from pass to pass must not lead to another compilation because they are 1, or a multiple of 16.
+@triton.jit(do_not_specialize=["tiles", "first_sequence", "table_width", "tokens"])  # type: ignore[untyped-decorator]
+def _attend(  # type: ignore[no-untyped-def]
     q, k_cache, v_cache, out, weights, tables, query_start, context_lens,
-    tiles, heads, kv_heads, table_width, scale, window, tokens,
+    tiles, first_sequence, heads, kv_heads, table_width, scale, window, tokens,
     BLOCK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, M: tl.constexpr,
     N: tl.constexpr, LENGTH: tl.constexpr, PIECES: tl.constexpr, TILED: tl.constexpr, ONLY: tl.constexpr,
 ):  # fmt: skip
@@ -41,8 +87,8 @@ def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0915  it is one loop
 
     ONLY: 1 sequences with one new token, 2 all others, 0 all.
     """
-    sequence = tl.program_id(0) // tiles
-    tile = tl.program_id(0) % tiles
+    sequence = first_sequence + tl.program_id(0) // tiles
+    tile = tiles - 1 - tl.program_id(0) % tiles  # the longest ones first
     kv_head = tl.program_id(1)
     piece = tl.program_id(2)
     start = tl.load(query_start + sequence)
@@ -62,36 +108,29 @@ def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0915  it is one loop
         mass = tl.zeros([M], tl.float32)
         sum_ = tl.zeros([M, WIDTH], tl.float32)
         first = piece * LENGTH
-        end = tl.minimum(context, context - count + (tile + 1) * per_tile)
+        seen_by_all = context - count + tile * per_tile + 1  # tokens that the tile's first row sees
+        end = tl.minimum(context, seen_by_all - 1 + per_tile)
         if PIECES > 1:
             end = tl.minimum(end, first + LENGTH)
+        whole = tl.maximum(first, tl.minimum(end, seen_by_all) // N * N)
         if window > 0:
-            seen_from = context - count + tile * per_tile - window + 1
-            first = tl.maximum(first, seen_from // N * N)
-        for begin in range(first, end, N):
-            place = begin + tl.arange(0, N)
-            there = place < end
-            block = tl.load(tables + sequence * table_width + place // BLOCK, mask=there, other=0).to(tl.int64)
-            at = ((block * kv_heads + kv_head) * BLOCK + place % BLOCK) * D
-            mask = there[:, None] & (column < D)[None, :]
-            k = tl.load(k_cache + at[:, None] + column[None, :], mask=mask, other=0.0).to(x.dtype)
-            v = tl.load(v_cache + at[:, None] + column[None, :], mask=mask, other=0.0).to(x.dtype)
-            logits = tl.dot(x, tl.trans(k)) * scale
-            visible = there[None, :] & (place[None, :] <= position[:, None])
-            if window > 0:
-                visible = visible & (place[None, :] > position[:, None] - window)
-            logits = tl.where(visible, logits, float("-inf"))
-            higher = tl.maximum(best, tl.max(logits, 1))
-            safe = tl.where(higher == float("-inf"), 0.0, higher)
-            p = tl.exp(logits - safe[:, None])
-            fade = tl.exp(best - safe)
-            mass = mass * fade + tl.sum(p, 1)
-            sum_ = sum_ * fade[:, None] + tl.dot(p.to(v.dtype), v)
-            best = higher
+            first = tl.maximum(first, (seen_by_all - window) // N * N)
+            whole = first
+        table = tables + sequence * table_width
+        in_twos = scale * 1.4426950408889634
+        best, mass, sum_ = _look(
+            x, best, mass, sum_, first, whole, k_cache, v_cache, table, kv_head, kv_heads, in_twos, window, position,
+            BLOCK, D, WIDTH, N, True,
+        )  # fmt: skip
+        best, mass, sum_ = _look(
+            x, best, mass, sum_, whole, end, k_cache, v_cache, table, kv_head, kv_heads, in_twos, window, position,
+            BLOCK, D, WIDTH, N, False,
+        )  # fmt: skip
         result = sum_ / tl.where(mass > 0, mass, 1.0)[:, None]
         if PIECES > 1:
             to = ((piece * tokens + start + token) * heads + head).to(tl.int64)
-            tl.store(weights + to, tl.where(mass > 0, best + tl.log(mass), float("-inf")), mask=is_row)
+            weight = tl.where(mass > 0, (best + tl.log2(mass)) * 0.6931471805599453, float("-inf"))
+            tl.store(weights + to, weight, mask=is_row)
         else:
             to = ((start + token) * heads + head).to(tl.int64)
         mask = is_row[:, None] & (column < D)[None, :]
@@ -102,7 +141,7 @@ def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0915  it is one loop
         )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
 def _put_together(  # type: ignore[no-untyped-def]
     parts, weights, out, rows, D: tl.constexpr, WIDTH: tl.constexpr, PIECES: tl.constexpr, TILED: tl.constexpr
 ):
@@ -142,18 +181,18 @@ def pieces_of(batch: PagedBatch) -> int:
 
 def paged_attention(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: PagedBatch, scale: float, window: int | None,
-    out: torch.Tensor, pieces: int | None = None, *, tiled: bool = False,
+    out: torch.Tensor, pieces: int | None = None, *, tiled: bool = False, first: int = 0,
 ) -> torch.Tensor:  # fmt: skip
     """q, out: float16 [T, H, d], contiguous; caches: [blocks, Hkv, block size, d] in which the new tokens lie already.
 
     pieces: as `pieces_of` gives them for the longest context that there may be. tiled: out has its columns in the order
-    of tiles (kernels/gpu/wide.py); d is a multiple of 32.
+    of tiles (kernels/gpu/wide.py); d is a multiple of 32. first: of the sequences to be attended.
     """
     T, heads, d = q.shape
     _, kv_heads, block, _ = k_cache.shape
     group = heads // kv_heads
     pieces = pieces_of(batch) if pieces is None else pieces
-    sequences = len(batch.context_lens)
+    sequences = len(batch.context_lens) - first
     parts, weights = out, out
     if pieces > 1:
         parts = torch.empty(pieces, T, heads, d, dtype=torch.float32, device=q.device)
@@ -170,11 +209,11 @@ def paged_attention(
         launches = [(1, one), (2, several)]
     for only, rows in launches:
         tiles = -(-batch.max_query // (rows // group)) if only != 1 else 1
-        options: dict[str, Any] = {"num_warps": 8 if rows >= ROWS else 4, "num_stages": 2}
+        options: dict[str, Any] = {"num_warps": 8 if rows > ROWS else 4, "num_stages": 2}
         _attend[(sequences * tiles, kv_heads, pieces)](
             q, k_cache, v_cache, parts, weights, batch.block_tables, batch.query_start, batch.context_lens,
-            tiles, heads, kv_heads, batch.block_tables.stride(0), scale, window or 0, T, BLOCK=block, D=d, WIDTH=width,
-            GROUP=group, M=rows, N=KEYS, LENGTH=PIECE, PIECES=pieces, TILED=tiled, ONLY=only, **options,
+            tiles, first, heads, kv_heads, batch.block_tables.stride(0), scale, window or 0, T, BLOCK=block, D=d,
+            WIDTH=width, GROUP=group, M=rows, N=KEYS, LENGTH=PIECE, PIECES=pieces, TILED=tiled, ONLY=only, **options,
         )  # fmt: skip
     if pieces > 1:
         put_together(parts, weights, out, tiled=tiled)
