@@ -18,12 +18,15 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from halfbyte.engine.engine_process import PATIENCE
 from halfbyte.engine.memory import DEFAULT_SHARES
 from halfbyte.engine.messages import Events, Ready
 from halfbyte.engine.outputs import Delta
 from halfbyte.errors import ConfigError, IntegrationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from halfbyte.engine.link import Connect, OnEnd, OnMessage
 
 LOCAL = "local"  # begins a cluster of this machine alone
@@ -57,7 +60,8 @@ class RayLink:
         self._pid: int | None = None
         self._how = "could not be placed"
         self._stopped = False
-        threading.Thread(target=self._run, daemon=True).start()
+        self._threads: list[threading.Thread] = []
+        self._start(self._run)
 
     @property
     def pid(self) -> int | None:
@@ -69,7 +73,22 @@ class RayLink:
         self._outbox.put(message)
 
     def stop(self) -> None:
-        """End the actor. It holds nothing that would be lost."""
+        """End the actor, which holds nothing that would be lost. Waits for the threads, for a program that ends while
+        one of them is inside Ray is aborted by it.
+        """
+        self._kill()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def how_it_ended(self) -> str:
+        """For a message, once it has."""
+        return self._how
+
+    def _start(self, work: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=work, daemon=True))
+        self._threads[-1].start()
+
+    def _kill(self) -> None:
         import ray  # noqa: PLC0415  an extra
 
         self._stopped = True
@@ -78,22 +97,16 @@ class RayLink:
             with contextlib.suppress(ray.exceptions.RayError):  # there is no cluster any more
                 ray.kill(self._actor)
 
-    def how_it_ended(self) -> str:
-        """For a message, once it has."""
-        return self._how
-
     def _run(self) -> None:
-        from ray.exceptions import RayError  # noqa: PLC0415  an extra
-
         try:
             self._actor = _place(self._address, self._settings, self._count)
             if not self._stopped:
                 self._serve()
         except ConfigError as error:
             self._on_message(Ready(stopped=error))
-        except (RayError, ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever it is, somebody waits to hear that this has ended
             self._how += f" ({type(error).__name__}: {_last_line(error)})"
-        self.stop()  # it may be only out of reach, and nobody would ever speak to it again
+        self._kill()  # it may be only out of reach, and nobody would ever speak to it again
         self._on_end()
 
     def _serve(self) -> None:
@@ -101,7 +114,7 @@ class RayLink:
 
         self._pid, address = ray.get(self._actor.where.remote())
         self._how = f"on {address} (process {self._pid}) ended"
-        threading.Thread(target=self._write, daemon=True).start()
+        self._start(self._write)
         coming = self._actor.speak.remote()
         while True:
             clock, messages = ray.get(coming)
