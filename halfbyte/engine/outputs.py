@@ -32,6 +32,7 @@ class Begun:
 
     at: float  # time.monotonic(), a clock that all processes of a machine share
     cached_tokens: int  # of the prompt, that were found in the prefix cache
+    engine: int = 0  # which replica reads it
 
 
 @dataclass(slots=True)  # not frozen, which would treble the cost of making one

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 LOCAL = "local"  # begins a cluster of this machine alone
 OBJECT_STORE = 100 << 20  # bytes; what goes over is small, and mostly not by the store
 SAME_CLOCK = 0.001  # seconds
+PLACING = 120.0  # seconds for the cluster to have room
 _beginning = threading.Lock()
 
 
@@ -112,7 +113,13 @@ class RayLink:
     def _serve(self) -> None:
         import ray  # noqa: PLC0415  an extra
 
-        self._pid, address = ray.get(self._actor.where.remote())
+        try:
+            self._pid, address = ray.get(self._actor.where.remote(), timeout=PLACING)
+        except ray.exceptions.GetTimeoutError:
+            raise ConfigError(
+                f"--ray-address {self._address}: the cluster had no room for a replica within {PLACING:g} s; "
+                "`ray status` tells what is taken, and a smaller --replicas needs less"
+            ) from None
         self._how = f"on {address} (process {self._pid}) ended"
         self._start(self._write)
         coming = self._actor.speak.remote()
@@ -144,7 +151,7 @@ def _place(address: str, settings: dict[str, Any], count: int) -> Any:
 
     with _beginning:
         if not ray.is_initialized():
-            _join(address, count)
+            _join(address)
     from halfbyte.engine.ray_actor import ReplicaActor  # noqa: PLC0415  an extra
 
     settings = dict(settings)
@@ -152,18 +159,19 @@ def _place(address: str, settings: dict[str, Any], count: int) -> Any:
     on_gpus = settings.get("device", "auto") != "cpu" and settings.get("compute") != "float32"
     gpus = sum(node.get("GPU", 0) for node in nodes) if on_gpus else 0
     cpus = sum(node.get("CPU", 0) for node in nodes)
-    if cpus < count:
+    if address != LOCAL and cpus < count:
         raise ConfigError(f"--replicas {count}: the Ray cluster has {cpus:g} CPUs, and each replica takes one at least")
     share = min(1.0, gpus / count)
     on_each = -(-count // len(nodes))
     if settings.get("kv_cache") is None and (share if gpus else 1 / on_each) < 1:
         settings["kv_cache"] = DEFAULT_SHARES["cuda"] * share if gpus else DEFAULT_SHARES["cpu"] / on_each
-    options = {"num_cpus": 1, "num_gpus": share, "scheduling_strategy": "SPREAD", "max_restarts": 0}
+    cpu = 0 if address == LOCAL else 1  # a cluster of our own has nothing else to keep room for
+    options = {"num_cpus": cpu, "num_gpus": share, "scheduling_strategy": "SPREAD", "max_restarts": 0}
     make: Any = ReplicaActor  # ray.remote has made something else of the class
     return make.options(**options).remote(settings, on_each)
 
 
-def _join(address: str, count: int) -> None:
+def _join(address: str) -> None:
     """Become a part of the cluster. Raises ConfigError if that fails.
 
     In a thread that never ends: Ray has what it begins here die with the thread that began it (PR_SET_PDEATHSIG).
@@ -176,8 +184,7 @@ def _join(address: str, count: int) -> None:
 
         here: dict[str, Any] = {}
         if address == LOCAL:
-            cores = len(os.sched_getaffinity(0))
-            here = {"num_cpus": max(cores, count), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+            here = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
         try:
             ray.init(address, log_to_driver=False, configure_logging=False, **here)
         except (ConnectionError, ValueError, RuntimeError) as error:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from halfbyte.engine.adapter_calls import AdapterCalls
 from halfbyte.engine.messages import Abort, Add, BeginAgain, Call, Events, Ready, Reply, Stop
+from halfbyte.engine.outputs import Delta
 from halfbyte.engine.prefix_router import PrefixRouter
 from halfbyte.engine.stats import Stats, total
 from halfbyte.errors import EngineStoppedError
@@ -169,6 +170,8 @@ class ReplicaSet:
             placed = self._requests.get(request_id)
             if placed is not None and placed.replica is replica:  # not one that has ended
                 placed.begun = True
+                if isinstance(result, Delta) and result.begun is not None:
+                    result.begun = replace(result.begun, engine=replica.number)
                 mine.append((request_id, result))
         self._pass_on(mine)
 

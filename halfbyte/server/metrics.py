@@ -44,8 +44,7 @@ REQUEST = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0,
            1920.0, 7680.0)  # fmt: skip
 TOKENS = tuple(m * 10**e for e in range(6) for m in (1, 2, 5))  # vLLM ends at the context's length
 COUNTS = (1, 2, 5, 10, 20)
-LABELS = ("model_name", "engine")
-ENGINE = "0"  # vLLM numbers the engines of a model; what is counted here, not by them, is all under the first
+LABELS = ("model_name", "engine")  # vLLM numbers the engines of a model too
 
 Figure = tuple[str, str, Callable[[Stats], float]]
 GAUGES: tuple[Figure, ...] = (
@@ -100,18 +99,19 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"vllm:{name}", text, LABELS, buckets=buckets, registry=self.registry)
 
-    def token(self, model: str, first: float | None, next: float | None) -> None:
+    def token(self, model: str, engine: int, first: float | None, next: float | None) -> None:
         """A token came; see Sink."""
-        self._generation_tokens.labels(model, ENGINE).inc()
+        labels = (model, str(engine))
+        self._generation_tokens.labels(*labels).inc()
         if first is not None:
-            self._first.labels(model, ENGINE).observe(first)
+            self._first.labels(*labels).observe(first)
         if next is not None:
-            self._between.labels(model, ENGINE).observe(next)
-            self._between_old.labels(model, ENGINE).observe(next)
+            self._between.labels(*labels).observe(next)
+            self._between_old.labels(*labels).observe(next)
 
     def finished(self, request: Finished) -> None:
         """A request is over."""
-        labels = (request.model, ENGINE)
+        labels = (request.model, str(request.engine))
         self._success.labels(*labels, request.reason).inc()
         self._whole.labels(*labels).observe(request.ended - request.arrived)
         self._prompt_size.labels(*labels).observe(request.prompt_tokens)

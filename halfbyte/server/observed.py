@@ -29,6 +29,7 @@ class Finished:
     reason: str = "abort"  # stop, length, abort or error
     ended: float = 0.0
     begun: Begun | None = None
+    engine: int = 0  # which of a model's engines has it
     first_token: float | None = None
     last_token: float | None = None
     completion_tokens: int = 0
@@ -44,7 +45,7 @@ class Finished:
 class Sink(Protocol):
     """Wants to know."""
 
-    def token(self, model: str, first: float | None, next: float | None) -> None:
+    def token(self, model: str, engine: int, first: float | None, next: float | None) -> None:
         """A token came: seconds since the arrival, for a request's first; since its answer's last, if there is one."""
 
     def finished(self, request: Finished) -> None:
@@ -82,7 +83,9 @@ class Watch:
         now, request = time.monotonic(), self.request
         last = self._last.get(delta.index)
         first = now - request.arrived if request.first_token is None else None
-        self.sink.token(request.model, first, None if last is None else now - last)
+        if delta.begun is not None:
+            request.engine = delta.begun.engine
+        self.sink.token(request.model, request.engine, first, None if last is None else now - last)
         request.first_token = request.first_token or now
         self._last[delta.index] = request.last_token = now
         request.completion_tokens += 1
