@@ -132,11 +132,14 @@ class DroppingHandler(QueueHandler):
 
 
 def configure(style: LogFormat, *, level: str = "info", with_texts: bool = False) -> QueueListener:
-    """Make the server's loggers, and uvicorn's, write such lines to stderr. Stop what this returns at the end."""
+    """Make the loggers of the server and of what it runs on write such lines to stderr.
+
+    Stop what this returns at the end.
+    """
     queue: Queue[logging.LogRecord] = Queue(WAITING_LINES)
     writer = logging.StreamHandler()
     writer.setFormatter(Lines(style, with_texts=with_texts))
-    for name in ("halfbyte", "uvicorn"):
+    for name in ("halfbyte", "uvicorn", "opentelemetry", "ray"):
         logger = logging.getLogger(name)
         logger.handlers = [DroppingHandler(queue)]
         logger.setLevel(level.upper())

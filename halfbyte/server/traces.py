@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from contextvars import ContextVar
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -67,9 +68,10 @@ class Traces:
         return record
 
     def close(self) -> None:
-        """Send what there is, for some seconds at most."""
-        self._provider.force_flush(int(1e3 * LAST_SECONDS))
-        self._provider.shutdown()
+        """Send what there is, for some seconds at most: the SDK would try a collector that is away for longer."""
+        ending = Thread(target=self._provider.shutdown, daemon=True)
+        ending.start()
+        ending.join(LAST_SECONDS)
 
     def _record(self, request: Finished, parent: Any, named: dict[str, Any]) -> None:
         from opentelemetry.trace import SpanKind, Status, StatusCode  # noqa: PLC0415  an extra
