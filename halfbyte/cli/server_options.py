@@ -112,6 +112,30 @@ MaxPromptLen = Annotated[
         help="Most tokens of a prompt.",
     ),
 ]
+HeaderSeconds = Annotated[
+    float,
+    typer.Option(
+        min=0.001,
+        metavar="S",
+        rich_help_panel=LIMITS,
+        help="How long a request's headers may take to arrive; then status 408.",
+    ),
+]
+BodySeconds = Annotated[
+    float,
+    typer.Option(
+        min=0.001, metavar="S", rich_help_panel=LIMITS, help="How long a body may take to arrive; then status 408."
+    ),
+]
+MaxStoredResponses = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel=LIMITS,
+        help="Most answers of /v1/responses that are kept for later; the oldest goes.",
+    ),
+]
 DrainSeconds = Annotated[
     float,
     typer.Option(

@@ -42,7 +42,11 @@ class Collector:
                 answer.index = index
         first = self._answers.get(0)
         prompt_logprobs = first[0].prompt_logprobs if first else None
-        return RequestOutput(self.prompt, self.prompt_token_ids, answers, self.finished, prompt_logprobs)
+        begun = first[0].begun if first else None
+        return RequestOutput(
+            self.prompt, self.prompt_token_ids, answers, self.finished, prompt_logprobs,
+            num_cached_tokens=None if begun is None else begun.cached_tokens,
+        )  # fmt: skip
 
     def _answer(self, index: int, steps: list[Delta]) -> CompletionOutput:
         text, ids = "".join(step.text for step in steps), [step.token_id for step in steps]

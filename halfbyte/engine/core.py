@@ -156,7 +156,7 @@ class Engine:
         batch = self.scheduler.schedule()
         if not batch:
             return None
-        self.stats.computed_tokens += sum([item.count for item in batch])
+        self.stats.took(sum([item.count for item in batch]))
         self.requests.note_beginnings(batch)
         chosen = before.outcome.inputs if before and isinstance(before.outcome, Drawn) else None
         hidden = self.runner.forward(batch, self._adapt(batch), chosen=chosen)

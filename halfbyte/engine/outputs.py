@@ -79,6 +79,7 @@ class RequestOutput:
     finished: bool = True
     prompt_logprobs: list[LogprobsOfStep | None] | None = None  # of each token after the first, which has none
     error: HalfbyteError | None = None  # why it was not answered, or not to the end
+    num_cached_tokens: int | None = None  # of the prompt, found in the prefix cache; None: it was not begun
 
 
 @dataclass(slots=True)

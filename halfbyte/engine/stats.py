@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from bisect import bisect_left
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+# Passes are counted by their tokens: up to the first of these, up to the second, and so on, and more; vLLM's
+PASS_SIZES = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
 @dataclass(slots=True)
@@ -25,6 +29,12 @@ class Stats:
     waiting: int = 0
     blocks: int = 0
     blocks_used: int = 0
+    pass_sizes: list[int] = field(default_factory=lambda: [0] * (len(PASS_SIZES) + 1))  # see `took`
+
+    def took(self, tokens: int) -> None:
+        """A pass of so many tokens went through the network."""
+        self.computed_tokens += tokens
+        self.pass_sizes[bisect_left(PASS_SIZES, tokens)] += 1
 
     @property
     def acceptance_rate(self) -> float | None:
@@ -35,4 +45,7 @@ class Stats:
 def total(parts: Iterable[Stats]) -> Stats:
     """Of several engines together."""
     together = list(parts)
-    return Stats(*(sum(getattr(part, field.name) for part in together) for field in fields(Stats)))
+    names = [each.name for each in fields(Stats) if each.name != "pass_sizes"]
+    found = Stats(**{name: sum(getattr(part, name) for part in together) for name in names})
+    found.pass_sizes = [sum(counts) for counts in zip(*(part.pass_sizes for part in together), strict=True)]
+    return found

@@ -68,6 +68,14 @@ class DrainingServer(uvicorn.Server):
         else:
             super().handle_exit(sig, frame)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the door, and say where it is: with --port 0 nobody knows otherwise."""
+        await super().startup(sockets)
+        for listener in [each for server in getattr(self, "servers", ()) for each in server.sockets]:
+            host, port = listener.getsockname()[:2]
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            LOG.info(f"listening on {'https' if self.config.is_ssl else 'http'}://{where}")
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the door, wait, and end."""
         LOG.info("stopping", extra={"fields": {"unfinished": self._models.unfinished}})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Response
@@ -21,10 +22,10 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from halfbyte.engine.stats import Stats
+from halfbyte.engine.stats import PASS_SIZES, Stats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,6 +160,7 @@ class EngineFigures(Collector):
             for labels, engine in engines:
                 counter.add_metric(labels, read(engine.stats))  # type: ignore[no-untyped-call]
             yield counter
+        yield _iterations(engines)
         yield from self._ours(engines)
 
     def _ours(self, engines: list[tuple[tuple[str, str], Standing]]) -> Iterator[Metric]:
@@ -171,6 +173,16 @@ class EngineFigures(Collector):
             restarts.add_metric(labels, engine.restarts)  # type: ignore[no-untyped-call]
             under_way.add_metric(labels, engine.unfinished)
         yield from (ready, restarts, under_way)
+
+
+def _iterations(engines: list[tuple[tuple[str, str], Standing]]) -> Metric:
+    """Tokens of a pass, counted where it is computed."""
+    found = HistogramMetricFamily("vllm:iteration_tokens_total", "Tokens of a pass.", labels=LABELS)
+    bounds = [*(str(float(size)) for size in PASS_SIZES), "+Inf"]
+    for labels, engine in engines:
+        counts = list(accumulate(engine.stats.pass_sizes))
+        found.add_metric(labels, list(zip(bounds, counts, strict=True)), engine.stats.computed_tokens)  # type: ignore[no-untyped-call]
+    return found
 
 
 class CountAnswers:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from halfbyte.engine.async_engine import AsyncEngine
 from halfbyte.errors import ConfigError, HalfbyteError
+from halfbyte.server.fingerprint import fingerprint_of
 from halfbyte.server.problems import ServerProblem
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class ServedModel:
     adapter: str | None = None
     parent: str | None = None  # an adapter's model
     stops: tuple[str, ...] = ()  # end an answer to a chat: those of a template that the model was not trained on
+    fingerprint: str = ""  # another one, and the same seed may give another answer: see `fingerprint_of`
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -111,7 +113,14 @@ class Models:
         """Serve an adapter on one of the models (by default the first), once `start` has loaded it."""
         self._check_free(name)
         parent = self.get(of)
-        adapter = ServedModel(name, parent.engine, str(folder), adapter=name, parent=parent.name)
+        adapter = ServedModel(
+            name,
+            parent.engine,
+            str(folder),
+            adapter=name,
+            parent=parent.name,
+            fingerprint=fingerprint_of(str(folder), self._settings),
+        )
         self._models[name] = adapter
         return adapter
 
@@ -164,6 +173,7 @@ class Models:
 
     def _make(self, name: str, source: str) -> ServedModel:
         model = ServedModel(name, self._make_engine(source, **self._settings), source)
+        model.fingerprint = fingerprint_of(source, self._settings)
         self._observe(model)
         return model
 

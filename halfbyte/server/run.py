@@ -12,6 +12,7 @@ from halfbyte.errors import ConfigError
 from halfbyte.server import logs
 from halfbyte.server.app import create_app
 from halfbyte.server.lifecycle import DrainingServer
+from halfbyte.server.patience import impatient
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -84,6 +85,7 @@ def make_server(settings: ServerSettings, models: Models) -> DrainingServer:
         ShortStartup(create_app(settings, models), models),
         host=settings.host,
         port=settings.port,
+        http=impatient(settings.header_seconds),
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
         ssl_keyfile_password=settings.ssl_keyfile_password,

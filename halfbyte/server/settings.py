@@ -33,6 +33,7 @@ class ServerSettings:
     cors_origins: tuple[str, ...] = ()  # other sites whose pages may ask; "*": any
     max_body_bytes: int = 4 << 20
     max_json_depth: int = 100
+    header_seconds: float = 20.0  # for a request's line and headers to arrive
     body_seconds: float = 30.0  # for a body to arrive
     keep_alive_seconds: int = 5  # that a connection without a request is kept
     max_concurrent: int = 1024  # requests at once, of whatever kind asks for work
@@ -52,7 +53,8 @@ class ServerSettings:
             raise ConfigError("TLS needs both --ssl-certfile and --ssl-keyfile")
         if self.ssl_ca_certs is not None and self.ssl_certfile is None:
             raise ConfigError("--ssl-ca-certs needs --ssl-certfile: client certificates are a part of TLS")
-        for name in ("max_body_bytes", "max_json_depth", "max_concurrent", "keep_alive_seconds", "body_seconds"):
+        for name in ("max_body_bytes", "max_json_depth", "max_concurrent", "keep_alive_seconds", "header_seconds",
+                     "body_seconds", "max_stored_responses", "max_batch_prompts"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
         if self.drain_seconds < 0:

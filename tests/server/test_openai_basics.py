@@ -117,3 +117,29 @@ def test_another_method_is_405(server):
 
 def test_health_is_open(server):
     assert httpx.get(server.url + "/health").status_code == 200
+
+
+def test_what_the_prefix_cache_had_is_told(client):
+    prompt = "A text that is longer than two blocks of the cache: " + "one two three four five six seven " * 8
+    first, again = (client.completions.create(model=MODEL, prompt=prompt, max_tokens=2).usage for _ in range(2))
+    assert first.prompt_tokens_details.cached_tokens < again.prompt_tokens_details.cached_tokens
+    assert again.prompt_tokens - 16 <= again.prompt_tokens_details.cached_tokens < again.prompt_tokens
+    messages = [{"role": "user", "content": prompt}]
+    options = {"include_usage": True}
+    for _ in range(2):
+        stream = client.chat.completions.create(
+            model=MODEL, messages=messages, max_tokens=2, stream=True, stream_options=options
+        )
+        usage = [chunk.usage for chunk in stream][-1]
+    assert usage.prompt_tokens - 16 <= usage.prompt_tokens_details.cached_tokens < usage.prompt_tokens
+
+
+def test_a_fingerprint_is_the_same_in_answers_and_chunks(client):
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    plain = client.completions.create(model=MODEL, prompt="Hi", max_tokens=1)
+    assert {whole.system_fingerprint, plain.system_fingerprint, *(chunk.system_fingerprint for chunk in chunks)} == {
+        whole.system_fingerprint
+    }
+    assert whole.system_fingerprint.startswith("fp_")

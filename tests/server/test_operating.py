@@ -152,6 +152,12 @@ def test_names_and_buckets_are_vllms(web):
     assert edges["e2e_request_latency_seconds"][:3] == ["0.3", "0.5", "0.8"]
     assert edges["e2e_request_latency_seconds"][-2:] == ["7680.0", "+Inf"]
     assert 'vllm:num_requests_running{engine="0",model_name="base"}' in web.get("/metrics").text
+    passes = {
+        dict(key[1:])["le"]: value for key, value in now.items() if key[0] == "vllm:iteration_tokens_total_bucket"
+    }
+    assert list(passes)[:4] == ["1.0", "8.0", "16.0", "32.0"]
+    assert 0 < passes["1.0"] < passes["+Inf"] == now["vllm:iteration_tokens_total_count",]
+    assert now["vllm:iteration_tokens_total_sum",] >= passes["+Inf"]
 
 
 def test_the_dashboard_asks_only_for_what_there_is(web):

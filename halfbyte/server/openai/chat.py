@@ -66,8 +66,10 @@ class _Asked:
         drawn = [answer for answer in output.outputs for _ in range(self.copies)]
         choices = [self._choice(index, answer) for index, answer in enumerate(drawn)]
         usage = Usage(len(output.prompt_token_ids), sum(len(answer.token_ids) for answer in output.outputs))
+        usage.cached_tokens = output.num_cached_tokens or 0
         about = {"id": self.id, "object": "chat.completion", "created": self.created, "model": self.model.name}
-        return {**about, "choices": choices, "usage": usage.as_dict()}
+        made_by = {"system_fingerprint": self.model.fingerprint}
+        return {**about, "choices": choices, "usage": usage.as_dict(), **made_by}
 
     def _choice(self, index: int, answer: CompletionOutput) -> dict[str, Any]:
         message = read_message(self.form, answer.text)
@@ -91,7 +93,7 @@ class _Asked:
         usage, options = Usage(len(self.prompt.token_ids)), self.body.stream_options
         told = usage if options and options.include_usage else None
         always = bool(options and options.continuous_usage_stats)
-        write = ChunkWriter("chat.completion.chunk", self.id, self.model.name, self.created, told, always=always)
+        write = ChunkWriter("chat.completion.chunk", self.id, self.model, self.created, told, always=always)
         step = self._call_frames if self.form is not None else self._text_frame
         begun: set[int] = set()
         readers: dict[int, CallReader] = {}
@@ -99,6 +101,7 @@ class _Asked:
         async with aclosing(stream):
             async for delta in stream:
                 usage.completion_tokens += 1
+                usage.began(delta.begun)
                 for index in range(delta.index, delta.index + self.copies):
                     frame = b""
                     if index not in begun:

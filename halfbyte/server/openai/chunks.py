@@ -7,6 +7,7 @@ from json.encoder import encode_basestring_ascii as quote  # C, without the mach
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from halfbyte.server.models import ServedModel
     from halfbyte.server.openai.usage import Usage
 
 FINISH = {None: "null", "stop": '"stop"', "length": '"length"', "abort": '"abort"', "tool_calls": '"tool_calls"'}
@@ -16,10 +17,14 @@ class ChunkWriter:
     """Chunks of one response."""
 
     def __init__(
-        self, kind: str, response_id: str, model: str, created: int, usage: Usage | None, *, always: bool = False
-    ) -> None:
+        self, kind: str, response_id: str, model: ServedModel, created: int, usage: Usage | None, *,
+        always: bool = False,
+    ) -> None:  # fmt: skip
         """kind: "text_completion" or "chat.completion.chunk". usage: to be told at the end; always: with each chunk."""
-        about = {"id": response_id, "object": kind, "created": created, "model": model}
+        about = {
+            "id": response_id, "object": kind, "created": created, "model": model.name,
+            "system_fingerprint": model.fingerprint,
+        }  # fmt: skip
         self._head = f'data: {json.dumps(about)[:-1]}, "choices":['
         self._usage, self._always = usage, always
         self._tail = "]}\n\n" if usage is None else '],"usage":null}\n\n'

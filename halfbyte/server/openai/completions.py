@@ -76,10 +76,12 @@ class _Asked:
         for index, choice in enumerate(choices):
             choice["index"] = index
         usage = Usage(sum(len(output.prompt_token_ids) for output in outputs))
+        usage.cached_tokens = sum(output.num_cached_tokens or 0 for output in outputs)
         if not self.skips_answer:
             usage.completion_tokens = sum(len(a.token_ids) for output in outputs for a in output.outputs)
         about = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model.name}
-        return {**about, "choices": choices, "usage": usage.as_dict()}
+        made_by = {"system_fingerprint": self.model.fingerprint}
+        return {**about, "choices": choices, "usage": usage.as_dict(), **made_by}
 
     def _choices(self, output: RequestOutput) -> list[dict[str, Any]]:
         choices = []
@@ -117,12 +119,13 @@ class _Asked:
         usage, options = Usage(sum(len(prompt.token_ids) for prompt in self.prompts)), self.body.stream_options
         told = usage if options and options.include_usage else None
         always = bool(options and options.continuous_usage_stats)
-        write = ChunkWriter("text_completion", self.id, self.model.name, self.created, told, always=always)
+        write = ChunkWriter("text_completion", self.id, self.model, self.created, told, always=always)
         each = self.drawn * self.copies
         logprobs = _StreamedLogprobs(self) if self.body.logprobs is not None else None
         async with aclosing(stream_all(self.model, self.prompts, self.params, self.body.priority)) as steps:
             async for number, delta in steps:
                 text, finish = delta.text, delta.finish_reason
+                usage.began(delta.begun)
                 if self.skips_answer:
                     text, finish = self._echoed(self.prompts[number].token_ids), "length"
                 else:
