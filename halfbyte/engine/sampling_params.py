@@ -59,7 +59,7 @@ class SamplingParams:
         self._integer("top_k", "-1 or 0 (off), or 1 or more", lambda x: x >= -1)
         self._real("min_p", "between 0 and 1", lambda x: 0 <= x <= 1)
         self._real("typical_p", "over 0 and at most 1", lambda x: 0 < x <= 1)
-        self._real("repetition_penalty", "over 0", lambda x: x > 0)
+        self._real("repetition_penalty", "0.001 to 1000", lambda x: 1e-3 <= x <= 1e3)  # a logit times it is a number
         for name in ("presence_penalty", "frequency_penalty"):
             self._real(name, "between -2 and 2", lambda x: -2 <= x <= 2)
         self._integer("max_tokens", "1 or more, or None", lambda x: x >= 1, optional=True)

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from halfbyte.server import admin, lifecycle, metrics, problems, shared_routes, vllm
+from halfbyte.server.api_document import FAILURES
 from halfbyte.server.auth import AskForKey, Keys
 from halfbyte.server.limits import LimitBodies, LimitConcurrency, LimitRate
 from halfbyte.server.logs import LogRequests
@@ -49,6 +50,7 @@ def create_app(settings: ServerSettings, models: Models) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # FastAPI's pages load scripts from another host
         redoc_url=None,
+        responses=FAILURES,
     )
     problems.install(app)
     openai = (models_route, completions, chat, responses, embeddings)

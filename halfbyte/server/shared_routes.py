@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Discriminator, Tag
 
 from halfbyte.server import vllm
+from halfbyte.server.api_document import also
 from halfbyte.server.body import StrictRoute
 from halfbyte.server.tgi import generate as tgi
 from halfbyte.server.tgi.protocol import GenerateBody, TokenizeBody
@@ -28,7 +29,7 @@ FORM = b"application/x-www-form-urlencoded"
 
 def _face(value: Any) -> str:
     """Whose body it is; the names have spaces so that no error message takes them for fields."""
-    fields = value if isinstance(value, dict) else vars(value)
+    fields = value if isinstance(value, dict) else getattr(value, "__dict__", ())  # a model of ours, or no object
     if "inputs" in fields:
         return "as TGI"
     return "as vLLM, a chat" if "messages" in fields else "as vLLM"
@@ -66,7 +67,7 @@ def router(models: Models, settings: ServerSettings) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["vllm", "tgi"], route_class=CurlRoute)
 
-    @routes.post("/generate")
+    @routes.post("/generate", responses=also("application/x-ndjson", "text/event-stream"))
     async def generate(body: EitherGenerate, request: Request) -> Response:
         """Go on with a text. With `prompt`: as vLLM's old server; with `inputs`: as TGI."""
         if isinstance(body, GenerateBody):

@@ -37,6 +37,7 @@ def test_defaults_are_vllms():
         ("min_p", -0.1),
         ("min_p", 1.1),
         ("repetition_penalty", 0),
+        ("repetition_penalty", 5e-324),  # no number is left of a logit times it
         ("repetition_penalty", math.inf),
         ("max_tokens", 0),
         ("max_tokens", "16"),

@@ -129,3 +129,21 @@ def test_nothing_of_this_is_an_error_of_ours(door, sent):
     assert len(statuses) == 1
     assert b"process_cpu" not in found
     assert httpx.get(f"{door}/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body", ["null", "[null, null]", '"text"', "3", "[]", "{}", '{"prompt": {}}', '{"inputs": [1]}']
+)
+def test_no_route_fails_at_a_body_of_another_kind(door, body):
+    document = httpx.get(f"{door}/openapi.json").json()["paths"]
+    routes = [path for path, methods in document.items() if "post" in methods]
+    assert len(routes) > 12
+    for path in routes:
+        answer = httpx.post(f"{door}{path}", content=body, headers={"Content-Type": "application/json"})
+        assert 400 <= answer.status_code < 500, (path, answer.text)
+        assert answer.json()["error"], path
+
+
+def test_a_method_that_a_route_has_not_is_405(door):
+    for path in ("/generate", "/v1/completions", "/info", "/tokenize"):
+        assert httpx.request("PATCH", f"{door}{path}").status_code == 405

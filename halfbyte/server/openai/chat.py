@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from halfbyte.server.api_document import also
 from halfbyte.server.body import StrictRoute
 from halfbyte.server.disconnect import while_connected
 from halfbyte.server.openai.chunks import ChunkWriter
@@ -38,7 +39,7 @@ def router(models: Models, settings: ServerSettings) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictRoute)
 
-    @routes.post("/chat/completions")
+    @routes.post("/chat/completions", responses=also("text/event-stream"))
     async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         """Answer a conversation."""
         model = models.get(body.model)

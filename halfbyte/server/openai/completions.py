@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from halfbyte.server.api_document import also
 from halfbyte.server.body import StrictRoute
 from halfbyte.server.disconnect import while_connected
 from halfbyte.server.generation import complete_all, stream_all
@@ -39,7 +40,7 @@ def router(models: Models, settings: ServerSettings) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictRoute)
 
-    @routes.post("/completions")
+    @routes.post("/completions", responses=also("text/event-stream"))
     async def create_completion(body: CompletionBody, request: Request) -> Response:
         """Go on with a text, or several."""
         asked = await _Asked.of(body, models.get(body.model), settings.max_batch_prompts)

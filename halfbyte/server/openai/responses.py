@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from halfbyte.server.api_document import also
 from halfbyte.server.body import StrictRoute
 from halfbyte.server.disconnect import while_connected
 from halfbyte.server.openai.conversation import read_conversation
@@ -39,7 +40,7 @@ def router(models: Models, settings: ServerSettings) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictRoute)
     store = ResponseStore(settings.max_stored_responses)
 
-    @routes.post("/responses")
+    @routes.post("/responses", responses=also("text/event-stream"))
     async def create_response(body: ResponseBody, request: Request) -> Response:
         """Answer."""
         model, owner = models.get(body.model), _owner(request)

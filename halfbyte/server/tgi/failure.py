@@ -9,13 +9,20 @@ from halfbyte.server.problems import problem_of
 if TYPE_CHECKING:
     from halfbyte.server.problems import ServerProblem
 
-KINDS = {401: "authentication", 403: "authentication", 408: "timeout", 413: "validation", 429: "overloaded"}
+KINDS = {
+    401: "authentication",
+    403: "authentication",
+    405: "validation",
+    408: "timeout",
+    413: "validation",
+    429: "overloaded",
+}
 
 
 def tgi_words(problem: ServerProblem) -> tuple[int, dict[str, Any]]:
     """422 for what the client did wrong, 429, 424 if the engine could not answer, 500 for our own mistakes.
 
-    What TGI itself never answers (no key, too long or too slow a body) keeps its status.
+    What TGI itself never answers (no key, another method, too long or too slow a body) keeps its status.
     """
     status = problem.status
     if status == 503:

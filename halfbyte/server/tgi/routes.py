@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Discriminator, Tag
 from starlette.responses import Response as StarletteResponse
 
+from halfbyte.server.api_document import also
 from halfbyte.server.body import StrictRoute
 from halfbyte.server.openai.conversation import read_conversation
 from halfbyte.server.openai.protocol import ChatBody, CompletionBody
@@ -29,7 +30,7 @@ WORDINGS.update(dict.fromkeys(("/", "/generate", "/generate_stream", "/info", "/
 
 def _kind(value: Any) -> str:
     """Which route a body is meant for; the names have spaces so that no error message takes them for fields."""
-    fields = value if isinstance(value, dict) else vars(value)
+    fields = value if isinstance(value, dict) else getattr(value, "__dict__", ())  # a model of ours, or no object
     return "a chat" if "messages" in fields else "a completion" if "prompt" in fields else "a generation"
 
 
@@ -45,19 +46,19 @@ def router(models: Models, settings: ServerSettings) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["tgi"], route_class=StrictRoute)
 
-    @routes.post("/generate_stream")
+    @routes.post("/generate_stream", responses=also("text/event-stream"))
     async def generate_stream(body: GenerateBody, request: Request) -> Response:
         """Go on with a text, token by token."""
         return await stream(body, models, request)
 
-    @routes.post("/")
+    @routes.post("/", responses=also("text/event-stream"))
     async def compat_generate(body: CompatGenerateBody, request: Request) -> Response:
         """/generate_stream if `stream` is true; else /generate, in a list of one."""
         if body.stream:
             return await stream(body, models, request)
         return await answer(body, models, request, listed=True)
 
-    @routes.post("/invocations")
+    @routes.post("/invocations", responses=also("text/event-stream"))
     async def invocations(body: Invocation, request: Request) -> Response:
         """SageMaker's one route: a body with `inputs` is for /, with `messages` or `prompt` for OpenAI's routes."""
         if isinstance(body, CompatGenerateBody):
