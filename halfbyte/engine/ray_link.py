@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import socket
 import threading
 import time
 from concurrent.futures import Future
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 LOCAL = "local"  # begins a cluster of this machine alone
 OBJECT_STORE = 100 << 20  # bytes; what goes over is small, and mostly not by the store
 SAME_CLOCK = 0.001  # seconds
+KNOCKING = 5.0  # seconds for a machine to answer
 PLACING = 120.0  # seconds for the cluster to have room
 _beginning = threading.Lock()
 
@@ -176,6 +178,7 @@ def _join(address: str) -> None:
 
     In a thread that never ends: Ray has what it begins here die with the thread that began it (PR_SET_PDEATHSIG).
     """
+    _knock(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody here was asked whether Ray may tell of it
     outcome: Future[None] = Future()
 
@@ -194,7 +197,23 @@ def _join(address: str) -> None:
         threading.Event().wait()
 
     threading.Thread(target=begin, daemon=True).start()
-    outcome.result()
+    try:
+        outcome.result(PLACING)
+    except TimeoutError:
+        raise ConfigError(f"--ray-address {address}: no Ray cluster answered within {PLACING:g} s") from None
+
+
+def _knock(address: str) -> None:
+    """Raise ConfigError at once for an address where nobody is; Ray would try it for minutes."""
+    if address.startswith("ray://"):
+        raise ConfigError(f"--ray-address {address}: this is for Ray's client; give the address that `ray start` told")
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCKING).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(f"--ray-address {address}: {error}; `ray start --head` begins a cluster") from error
 
 
 def _with_our_clock(message: Any, shift: float) -> Any:

@@ -9,6 +9,7 @@ import os
 import pytest
 from tiny_repository import write_repository
 
+from halfbyte.engine import ray_link
 from halfbyte.engine.replicated_engine import ReplicatedEngine, share_of_machine
 from halfbyte.errors import CheckpointError, ConfigError, IntegrationError
 
@@ -64,3 +65,9 @@ def test_without_ray_the_extra_is_named(folder):
 def test_no_replica_is_refused(folder):
     with pytest.raises(ConfigError, match="replicas is 0"):
         ReplicatedEngine(str(folder), replicas=0)
+
+
+@pytest.mark.parametrize(("address", "reason"), [("127.0.0.1:1", "refused"), ("a:b", "b"), ("ray://a:1", "client")])
+def test_an_address_where_no_cluster_is_is_said_at_once(address, reason):
+    with pytest.raises(ConfigError, match=reason):
+        ray_link._knock(address)
