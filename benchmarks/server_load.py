@@ -110,7 +110,7 @@ def _memory(pid: int) -> int:
 async def stream(
     port: int, rng: random.Random, *, tokens: int = TOKENS, leave: float | None = None, slow: bool = False
 ) -> str:
-    """Ask for an answer; "complete", "refused", "left", "error" (an error event), "broken", or its status if 5xx."""
+    """Ask for an answer; "complete", "refused", "left", "error: …" (its event), "broken", or its status if 5xx."""
     prompt = [rng.randrange(1000, 20000) for _ in range(rng.randrange(4, 64))]
     asked = {"model": "m", "prompt": prompt, "max_tokens": tokens, "temperature": 1, "stream": True, "ignore_eos": True}
     asked["stream_options"] = {"include_usage": True}
@@ -143,8 +143,9 @@ def _outcome(answer: bytes, tokens: int) -> str:
     status = int(answer[9:12] or b"0")
     if status != 200:
         return "refused" if status == 429 else str(status)
-    if b'"error"' in answer:
-        return "error"
+    failed = re.search(rb'^data: (\{"error".*)$', answer, re.M)  # a token's text may well be `error`
+    if failed:
+        return f"error: {failed[1].decode()[:300]}"
     counts = re.findall(rb'"completion_tokens": ?(\d+)', answer)
     return "complete" if counts and int(counts[-1]) == tokens and b"data: [DONE]" in answer else "broken"
 

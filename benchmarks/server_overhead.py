@@ -5,9 +5,9 @@
 
 The engine alone is an AsyncEngine (its own process) that this program reads; the server is `halfbyte serve` with the
 same settings, whose event streams this program reads through plain sockets. They take turns, `rounds` times; figures
-are medians. All answers have exactly `tokens` tokens, behind prompts of 32 random tokens that share no prefix. The
+are medians. Our answers have exactly `tokens` tokens, behind prompts of 32 random tokens that share no prefix. The
 first token is timed over requests that come one after the other. llama-cpp-python's server, if an interpreter that has
-it is named, gets the same requests in the same run. Prints one JSON object a line.
+it is named, gets prompts of 32 words in the same run, as it takes no token ids. Prints one JSON object a line.
 """
 
 from __future__ import annotations
@@ -24,19 +24,24 @@ import sys
 import time
 from contextlib import asynccontextmanager
 
+WORDS = "red blue house river stone light paper green table winter music garden night water cloud seven".split()
 PROMPT, FIRSTS, START = 32, 24, 90.0  # tokens of a prompt, requests that time the first token, seconds to start in
 
 
 class OverHttp:
-    """Asks a server."""
+    """Asks a server. texts: it takes no token ids, and does not know `ignore_eos`."""
 
-    def __init__(self, port: int, seed: int) -> None:
-        self.port, self.rng = port, random.Random(seed)
+    def __init__(self, port: int, seed: int, *, texts: bool = False) -> None:
+        self.port, self.rng, self.texts = port, random.Random(seed), texts
+        self.made = 0  # tokens
 
     async def ask(self, tokens: int) -> float:
         """Stream an answer; seconds to its first event. Raises RuntimeError if it is not as long as asked."""
         body = {"model": "m", "prompt": prompt(self.rng), "max_tokens": tokens, "temperature": 0, "stream": True}
-        body |= {"ignore_eos": True, "stream_options": {"include_usage": True}}
+        if self.texts:
+            body["prompt"] = " ".join(self.rng.choices(WORDS, k=PROMPT))
+        else:
+            body |= {"ignore_eos": True, "stream_options": {"include_usage": True}}
         content = json.dumps(body).encode()
         head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         begin = time.perf_counter()
@@ -51,8 +56,9 @@ class OverHttp:
         answer = b"".join(seen)
         counts = re.findall(rb'"completion_tokens": ?(\d+)', answer)
         events = answer.count(b"data: {")
-        if first is None or (int(counts[-1]) if counts else events) < tokens:
+        if first is None or (not self.texts and int(counts[-1]) < tokens):
             raise RuntimeError(answer[:500].decode(errors="replace"))
+        self.made += events if self.texts else tokens
         return first
 
 
@@ -60,7 +66,7 @@ class FromEngine:
     """Asks an engine without a server."""
 
     def __init__(self, engine, seed: int) -> None:
-        self.engine, self.rng = engine, random.Random(seed)
+        self.engine, self.rng, self.made = engine, random.Random(seed), 0
 
     async def ask(self, tokens: int) -> float:
         """Stream an answer; seconds to its first token."""
@@ -72,6 +78,7 @@ class FromEngine:
         async for _ in self.engine.generate({"prompt_token_ids": prompt(self.rng)}, params):
             first = first or time.perf_counter() - begin
         assert first is not None
+        self.made += tokens
         return first
 
 
@@ -81,14 +88,14 @@ def prompt(rng: random.Random) -> list[int]:
 
 async def measure(side, clients: int, tokens: int) -> tuple[float, float]:
     """Tokens a second with so many clients, and the median seconds to the first token with one."""
-    begin = time.perf_counter()
+    begin, before = time.perf_counter(), side.made
     await asyncio.gather(*(side.ask(tokens) for _ in range(clients)))
-    rate = clients * tokens / (time.perf_counter() - begin)
+    rate = (side.made - before) / (time.perf_counter() - begin)
     return rate, statistics.median([await side.ask(2) for _ in range(FIRSTS)])
 
 
 @asynccontextmanager
-async def server(command: list[str], port: int):
+async def server(command: list[str], port: int, *, texts: bool = False):
     process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + START
@@ -100,7 +107,7 @@ async def server(command: list[str], port: int):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"{' '.join(command)} did not start") from None
                 await asyncio.sleep(0.2)
-        yield OverHttp(port, seed=port)
+        yield OverHttp(port, seed=port, texts=texts)
     finally:
         process.terminate()
         process.wait(60)
@@ -128,6 +135,7 @@ async def main(args: argparse.Namespace) -> None:
     ]
     ours += ["--served-model-name", "m"]
     theirs = [args.llama_cpp_python or "", "-m", "llama_cpp.server", "--model", args.gguf or "", "--n_ctx", "1024"]
+    theirs += ["--interrupt_requests", "False"]  # it would break an answer off when the next request comes
     figures: dict[str, list[tuple[float, float]]] = {}
     async with (
         AsyncEngine(args.repository, max_model_len=1024, kv_cache="512MiB") as engine,
@@ -141,7 +149,7 @@ async def main(args: argparse.Namespace) -> None:
             for name, side in sides.items():
                 figures[name].append(await measure(side, args.clients, args.tokens))
     if args.gguf and args.llama_cpp_python:
-        async with server(theirs, free_port()) as peer:
+        async with server(theirs, free_port(), texts=True) as peer:
             await measure(peer, 2, 8)
             figures["llama-cpp-python server"] = [
                 await measure(peer, args.clients, args.tokens) for _ in range(args.rounds)
