@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
 
 LOCAL = "local"  # begins a cluster of this machine alone
 OBJECT_STORE = 100 << 20  # bytes; what goes over is small, and mostly not by the store
+MEMBER = "halfbyte-ray"  # the thread that has joined the cluster
 SAME_CLOCK = 0.001  # seconds
 KNOCKING = 5.0  # seconds for a machine to answer
 PLACING = 120.0  # seconds for the cluster to have room
 _beginning = threading.Lock()
+_leave = threading.Event()  # the cluster, when no link is left
+_links: weakref.WeakSet[RayLink] = weakref.WeakSet()
 
 
 def check_ray() -> None:
@@ -64,6 +68,7 @@ class RayLink:
         self._how = "could not be placed"
         self._stopped = False
         self._threads: list[threading.Thread] = []
+        _links.add(self)
         self._start(self._run)
 
     @property
@@ -76,12 +81,18 @@ class RayLink:
         self._outbox.put(message)
 
     def stop(self) -> None:
-        """End the actor, which holds nothing that would be lost. Waits for the threads, for a program that ends while
-        one of them is inside Ray is aborted by it.
+        """End the actor, which holds nothing that would be lost; with the last, leave the cluster.
+
+        Waits for the threads: a program that ends while one of ours or of Ray's is inside Ray is aborted by it.
         """
         self._kill()
         for thread in self._threads:
             thread.join(PATIENCE)
+        if all(link._stopped for link in _links):
+            _leave.set()
+            for thread in threading.enumerate():
+                if thread.name == MEMBER:
+                    thread.join(PATIENCE)
 
     def how_it_ended(self) -> str:
         """For a message, once it has."""
@@ -176,7 +187,8 @@ def _place(address: str, settings: dict[str, Any], count: int) -> Any:
 def _join(address: str) -> None:
     """Become a part of the cluster. Raises ConfigError if that fails.
 
-    In a thread that never ends: Ray has what it begins here die with the thread that began it (PR_SET_PDEATHSIG).
+    In a thread that ends with the last link: Ray has what it begins here die with the thread that began it
+    (PR_SET_PDEATHSIG).
     """
     _knock(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody here was asked whether Ray may tell of it
@@ -194,9 +206,11 @@ def _join(address: str) -> None:
             outcome.set_exception(ConfigError(f"--ray-address {address}: {str(error).splitlines()[0]}"))
             return
         outcome.set_result(None)
-        threading.Event().wait()
+        _leave.wait()
+        ray.shutdown()
 
-    threading.Thread(target=begin, daemon=True).start()
+    _leave.clear()
+    threading.Thread(target=begin, name=MEMBER, daemon=True).start()
     try:
         outcome.result(PLACING)
     except TimeoutError:
