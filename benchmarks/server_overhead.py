@@ -24,7 +24,10 @@ import sys
 import time
 from contextlib import asynccontextmanager
 
-WORDS = "red blue house river stone light paper green table winter music garden night water cloud seven".split()
+WORDS = (
+    "red", "blue", "house", "river", "stone", "light", "paper", "green", "table", "winter", "music", "garden", "night",
+    "water", "cloud", "seven",
+)  # fmt: skip
 PROMPT, FIRSTS, START = 32, 24, 90.0  # tokens of a prompt, requests that time the first token, seconds to start in
 
 
