@@ -78,11 +78,14 @@ def main() -> None:
     parser.add_argument("repository")
     parser.add_argument("--text", type=Path, required=True, help="what prompts are taken from")
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--compute", default="auto", help="of --write, see halfbyte generate")
     parser.add_argument("--against", type=Path)
     args = parser.parse_args()
     from halfbyte import LLM
 
-    llm, text = LLM(args.repository, device="cpu" if args.write else "auto", max_model_len=512), args.text.read_text()
+    compute = args.compute if args.write else "auto"
+    llm = LLM(args.repository, device="cpu" if args.write else "auto", compute=compute, max_model_len=512)
+    text = args.text.read_text()
     if args.write:
         args.write.write_text(json.dumps(answers(llm, text)))
     if args.against:

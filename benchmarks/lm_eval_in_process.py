@@ -1,8 +1,9 @@
-"""The small task of benchmarks/data/lm_eval, scored in this process as lm-eval scores it: what the server must equal.
+"""The small tasks of benchmarks/data/lm_eval, scored in this process as lm-eval scores them: what the server must equal.
 
     python benchmarks/lm_eval_in_process.py MODEL
 
-acc: the choice of the highest log-probability is right; acc_norm: of the highest log-probability by character.
+acc: the choice of the highest log-probability is right; acc_norm: of the highest log-probability by character;
+exact_match: the model, asked in a chat, answers in just these words.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ TASK = Path(__file__).parent / "data" / "lm_eval" / "capitals.jsonl"
 
 def main(model: str) -> None:
     llm = LLM(model)
+    choose(llm)
+    chat(llm)
+
+
+def choose(llm: LLM) -> None:
+    """halfbyte_capitals."""
     right = {"acc": 0, "acc_norm": 0}
     rows = [json.loads(line) for line in TASK.read_text().splitlines()]
     for row in rows:
@@ -28,6 +35,19 @@ def main(model: str) -> None:
             right[name] += max(range(len(scores)), key=scores.__getitem__) == row["answer"]
         print(json.dumps({"question": row["question"], "loglikelihoods": found}, ensure_ascii=False))
     print({name: count / len(rows) for name, count in right.items()})
+
+
+def chat(llm: LLM) -> None:
+    """halfbyte_capitals_chat."""
+    rows = [json.loads(line) for line in TASK.read_text().splitlines()]
+    questions = [f"What is the {row['question'][4:-3]}?" for row in rows]  # without "The " and " is"
+    params = SamplingParams(temperature=0, max_tokens=24, stop=["\n"])
+    asked = [[{"role": "user", "content": question}] for question in questions]
+    answers = [output.outputs[0].text for output in llm.chat(asked, params, use_tqdm=False)]
+    wanted = [f"{row['question']} {row['choices'][row['answer']]}." for row in rows]
+    for question, answer in zip(questions, answers, strict=True):
+        print(json.dumps({"question": question, "answer": answer}, ensure_ascii=False))
+    print({"exact_match": sum(a == w for a, w in zip(answers, wanted, strict=True)) / len(rows)})
 
 
 def loglikelihood(llm: LLM, question: str, choice: str) -> float:
