@@ -1,4 +1,4 @@
-"""The small tasks of benchmarks/data/lm_eval, scored in this process as lm-eval scores them: what the server must equal.
+"""The small tasks of benchmarks/data/lm_eval, scored here as lm-eval scores them: what the server must equal.
 
     python benchmarks/lm_eval_in_process.py MODEL
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from tiny_repository import byte_tokenizer
 from halfbyte.prompts.function import Function
 from halfbyte.prompts.functions import FunctionPrompt
 from halfbyte.server.openai.tool_calls import AIROBOROS, HERMES, CallReader, ToolMessage, read_message
-from halfbyte.server.openai.tool_forms import hermes_grammar
+from halfbyte.server.openai.tool_forms import hermes_grammar, marks
 
 ADD = {
     "name": "add",
@@ -67,15 +68,19 @@ def test_a_call_that_is_cut_off_keeps_what_there_was():
     assert call["function"]["arguments"].startswith('{"a": 1')
 
 
-@pytest.mark.parametrize("mark", ['"<tool_call>"', "<tool_call>"], ids=["text", "token"])
+@pytest.mark.parametrize("kind", ["text", "special token", "token"])
 @pytest.mark.parametrize("must_call", [True, False])
 @pytest.mark.parametrize("most", [1, 3])
-def test_hermes_grammar(mark, must_call, most):
+def test_hermes_grammar(kind, must_call, most):
+    """Qwen2.5 has tokens for both marks, and says that they are not special."""
     backend = byte_tokenizer()
-    if mark == "<tool_call>":
-        backend.add_special_tokens(["<tool_call>"])
+    if kind != "text":
+        (backend.add_tokens if kind == "token" else backend.add_special_tokens)(["<tool_call>", "</tool_call>"])
+    given = marks(SimpleNamespace(backend=backend))
     tokenizer = LLTokenizer(backend.to_str(), eos_token=256)
-    grammar = hermes_grammar([Function.of(ADD), Function.of(ADD | {"name": "b"})], mark, must_call=must_call, most=most)
+    grammar = hermes_grammar(
+        [Function.of(ADD), Function.of(ADD | {"name": "b"})], given, must_call=must_call, most=most
+    )
 
     def takes(text):
         matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0)

@@ -67,15 +67,17 @@ def _hermes(request: Mapping[str, Any], tokenizer: Tokenizer) -> ToolPrompt:
         return ToolPrompt(messages, {})
     if isinstance(choice, dict):
         tools = [tool for tool in tools if tool["function"]["name"] == choice["function"]["name"]]
-    most = 1 if request.get("parallel_tool_calls") is False else MOST_PARALLEL
+    is_one = isinstance(choice, dict) or request.get("parallel_tool_calls") is False
+    most = 1 if is_one else MOST_PARALLEL
     grammar = hermes_grammar(
-        [Function.of(tool) for tool in tools], _mark(tokenizer), must_call=choice != "auto", most=most
+        [Function.of(tool) for tool in tools], marks(tokenizer), must_call=choice != "auto", most=most
     )
     return ToolPrompt(messages, {"tools": tools}, grammar, HERMES)
 
 
-def hermes_grammar(functions: Sequence[Function], mark: str, *, must_call: bool, most: int) -> str:
-    """One to `most` calls, or words and then perhaps calls. mark: what opens a call, in Lark."""
+def hermes_grammar(functions: Sequence[Function], marks: tuple[str, str], *, must_call: bool, most: int) -> str:
+    """One to `most` calls, or words and then perhaps calls. marks: what opens and closes a call, in Lark."""
+    mark, end = marks
     calls = "body" + (f' ("\\n" {mark} body){{0,{most - 1}}}' if most > 1 else "")
     lines = [f"start: {mark} {calls}"]
     if not must_call:
@@ -85,7 +87,7 @@ def hermes_grammar(functions: Sequence[Function], mark: str, *, must_call: bool,
     lines.append("body: " + " | ".join(f"f{i}" for i in range(len(functions))))
     for i, function in enumerate(functions):
         head = f'\n{{"name": {json.dumps(function.name)}, "arguments": '
-        lines.append(f"f{i}: {json.dumps(head)} %json {_schema(function)} {json.dumps('}' + chr(10) + '</tool_call>')}")
+        lines.append(f"f{i}: {json.dumps(head)} %json {_schema(function)} {json.dumps('}' + chr(10))} {end}")
     return "\n".join(lines) + "\n"
 
 
@@ -95,11 +97,15 @@ def _schema(function: Function) -> str:
     return text.replace("::=", ":\\u003a=")  # the engine knows GBNF by these signs
 
 
-def _mark(tokenizer: Tokenizer) -> str:
-    """The text, or the token if the tokenizer has it as one that no text can make."""
-    token = tokenizer.backend.token_to_id("<tool_call>")
-    added = {} if token is None else tokenizer.backend.get_added_tokens_decoder()
-    return "<tool_call>" if token in added and added[token].special else '"<tool_call>"'
+def marks(tokenizer: Tokenizer) -> tuple[str, str]:
+    """What opens and closes a call, in Lark: a token if the tokenizer has one for it, else the text.
+
+    llguidance takes such a token for a special one, whether the tokenizer calls it that or not, and would then ask for
+    it where a grammar has the text, and refuse it when it comes.
+    """
+    added = {token.content for token in tokenizer.backend.get_added_tokens_decoder().values()}
+    opening, closing = (mark if mark in added else json.dumps(mark) for mark in ("<tool_call>", "</tool_call>"))
+    return opening, closing
 
 
 def _with_objects(message: Mapping[str, Any]) -> dict[str, Any]:
