@@ -102,3 +102,97 @@ def test_it_fits_on_a_phone(open_page):
     ask(page, "What is the capital of France?")
     last_answer(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_settings_reach_the_request(open_page):
+    page = open_page()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("Prompt template").select_option("airoboros-2.1")
+    page.get_by_label("System prompt").fill("You know capitals.")
+    for label, value in (("Top p", "0.9"), ("Top k", "7"), ("Min p", "0.05"), ("Repetition penalty", "1.2"),
+                         ("Seed", "5"), ("Longest answer", "9"), ("Stop at", "Zebra\n\\n\\n")):  # fmt: skip
+        page.get_by_label(label, exact=True).fill(value)
+    page.get_by_role("button", name="Close settings").click()
+    with page.expect_request("**/v1/chat/completions") as sent:
+        ask(page, "What is the capital of France?")
+    last_answer(page)
+    body = sent.value.post_data_json
+    wanted = {
+        "model": "smol", "chat_template": "airoboros-2.1", "temperature": 0, "top_p": 0.9, "top_k": 7, "min_p": 0.05,
+        "repetition_penalty": 1.2, "seed": 5, "max_tokens": 9, "stop": ["Zebra", "\n\n"], "stream": True,
+    }  # fmt: skip
+    assert {name: body.get(name) for name in wanted} == wanted
+    assert body["messages"] == [
+        {"role": "system", "content": "You know capitals."},
+        {"role": "user", "content": "What is the capital of France?"},
+    ]
+    page.reload()  # they are kept
+    page.get_by_role("button", name="Settings", exact=True).click()
+    assert page.get_by_label("Top k").input_value() == "7"
+    page.get_by_role("button", name="Reset settings").click()
+    assert page.get_by_label("Top k").input_value() == ""
+
+
+def test_colours_follow_the_system_unless_one_is_chosen(open_page):
+    page = open_page(color_scheme="dark")
+
+    def lightness():
+        rgb = page.evaluate("getComputedStyle(document.body).backgroundColor").removeprefix("rgb(").rstrip(")")
+        return sum(float(part) for part in rgb.split(",")[:3]) / 3
+
+    assert lightness() < 80
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("Colours").select_option("light")
+    assert lightness() > 200
+    page.get_by_label("Colours").select_option("system")
+    page.emulate_media(color_scheme="light")
+    assert lightness() > 200
+
+
+def test_everything_can_be_reached_by_keyboard_and_has_a_name(open_page):
+    page = open_page()
+    ask(page, "What is the capital of France?")
+    last_answer(page)
+    names = set()
+    page.locator("body").focus()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        names.add(
+            page.evaluate(
+                "(e => e.getAttribute('aria-label') || e.innerText || e.id || e.tagName)(document.activeElement)"
+            )
+        )
+    assert {"New conversation", "Settings", "prompt"} <= names
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('button')].filter(b => !b.getAttribute('aria-label') && !b.innerText.trim()"
+        " && b.offsetParent).length"
+    )
+    assert unnamed == 0
+    assert page.locator("[aria-live]").count() >= 1, "a screen reader is told of the answer"
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.keyboard.press("Escape")
+    playwright.expect(page.locator("#settings")).to_be_hidden()
+
+
+def test_a_server_with_a_key_asks_for_it(browser, tmp_path):
+    from conftest import ServerThread
+    from tiny_repository import write_repository
+
+    from halfbyte.server.auth import Key
+    from halfbyte.server.models import Models
+    from halfbyte.server.settings import ServerSettings
+
+    models = Models()
+    models.add("tiny", str(write_repository(tmp_path / "tiny")))
+    with ServerThread(ServerSettings(port=0, keys=(Key("sk-page", "page"),)), models) as running:
+        page = browser.new_page()
+        page.goto(running.url)
+        field = page.locator("input[type=password]").first
+        field.fill("sk-wrong")
+        page.keyboard.press("Enter")
+        playwright.expect(page.locator("#model-name")).not_to_have_text("tiny")
+        page.locator("input[type=password]").first.fill("sk-page")
+        page.keyboard.press("Enter")
+        playwright.expect(page.locator("#model-name")).to_have_text("tiny", timeout=10_000)
+        assert "sk-page" not in page.url
+        page.close()

@@ -181,7 +181,7 @@
   byId("new").addEventListener("click", begin);
   byId("open-settings").addEventListener("click", () => (settings.hidden ? openSettings() : closeSettings()));
   byId("close-settings").addEventListener("click", closeSettings);
-  byId("reset").addEventListener("click", () => {
+  byId("reset-settings").addEventListener("click", () => {
     Settings.reset();
     say("Settings were reset");
   });
