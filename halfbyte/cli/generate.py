@@ -11,6 +11,7 @@ import typer
 from halfbyte.cli import sampling_options as options
 from halfbyte.cli.chat_template import ChatTemplate, read_chat_template, stops_of
 from halfbyte.cli.choices import Compute
+from halfbyte.cli.engine_options import Cache
 
 if TYPE_CHECKING:
     from halfbyte.cli.answer import Answer
@@ -33,6 +34,7 @@ def generate(
     stop: options.Stop = None,
     seed: options.Seed = 0,
     compute: options.Compute = Compute.AUTO,
+    kv_cache: Cache = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print the whole answer as JSON, with tokens and seconds."),
@@ -60,7 +62,7 @@ def generate(
     from halfbyte.engine.llm import LLM
 
     started = time.perf_counter()
-    llm = LLM(model, compute=compute.value, chat_template=read_chat_template(chat_template))
+    llm = LLM(model, compute=compute.value, chat_template=read_chat_template(chat_template), kv_cache=kv_cache)
     loaded = time.perf_counter() - started
     token_ids = prompt_tokens(llm, model, text, system, raw=raw)
     deltas = llm.stream({"prompt_token_ids": token_ids}, params)
