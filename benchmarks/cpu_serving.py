@@ -216,13 +216,13 @@ def run(side: tuple[str, str, str], threads: int, way: str, more: str | None) ->
         env=environment,
     )
     assert process.stdout is not None
-    line, seconds = "", 0.0
+    last, seconds = "", 0.0
     for line in process.stdout:
-        seconds = time.perf_counter() - start
+        last, seconds = line, time.perf_counter() - start
     _, errors = process.communicate()
     if process.returncode:
         sys.exit(f"{python}: {errors.strip().splitlines()[-1]}")
-    return line, seconds
+    return last, seconds
 
 
 def middle(values: list[Any]) -> Any:
