@@ -79,7 +79,8 @@ class RequestOutput:
     finished: bool = True
     prompt_logprobs: list[LogprobsOfStep | None] | None = None  # of each token after the first, which has none
     error: HalfbyteError | None = None  # why it was not answered, or not to the end
-    num_cached_tokens: int | None = None  # of the prompt, found in the prefix cache; None: it was not begun
+    # of the prompt, found in the prefix cache; None: it was not begun. Two equal answers may differ in it.
+    num_cached_tokens: int | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
