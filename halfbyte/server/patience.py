@@ -16,11 +16,12 @@ MOST_HEADER_BYTES = 64 << 10
 def impatient(header_seconds: float) -> type[HttpToolsProtocol]:
     """uvicorn's protocol with that much time for a request's headers, from the connection or its first byte on.
 
-    Between two requests of a connection uvicorn's own limit (keep_alive) counts until that byte comes.
+    Between two requests of a connection uvicorn's own limit (keep_alive) counts until that byte comes. As much time
+    has the rest of a body that nobody reads, since its request was refused; then the connection is closed.
     """
 
     class Impatient(HttpToolsProtocol):
-        _in_message = _in_head = False
+        _in_message = _in_head = _has_ended = False
         _head_bytes = 0
         _limit: asyncio.TimerHandle | None = None
 
@@ -29,13 +30,13 @@ def impatient(header_seconds: float) -> type[HttpToolsProtocol]:
             self._begin_to_wait()
 
         def data_received(self, data: bytes) -> None:
+            self._has_ended = False
             super().data_received(data)
-            if self.transport.is_closing() or not self._awaits_headers():
-                self._head_bytes = 0
+            is_of_head = self._awaits_headers() and not self._has_ended  # else a body's last bytes are in it
+            self._head_bytes = self._head_bytes + len(data) if is_of_head else 0
+            if self.transport.is_closing() or not (self._awaits_headers() or self._is_refused()):
                 self._end_waiting()
-                return
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEADER_BYTES:
+            elif self._head_bytes > MOST_HEADER_BYTES:
                 self._refuse(b"431 Request Header Fields Too Large")
             elif self._limit is None:
                 self._begin_to_wait()
@@ -49,7 +50,7 @@ def impatient(header_seconds: float) -> type[HttpToolsProtocol]:
             super().on_headers_complete()
 
         def on_message_complete(self) -> None:
-            self._in_message = False
+            self._in_message, self._has_ended = False, True
             super().on_message_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -61,6 +62,10 @@ def impatient(header_seconds: float) -> type[HttpToolsProtocol]:
             if self._in_message:
                 return self._in_head
             return self.cycle is None or self.cycle.response_complete
+
+        def _is_refused(self) -> bool:
+            """Whether a body is still coming whose request has been answered; uvicorn's limit ends with each byte."""
+            return self._in_message and self.cycle is not None and self.cycle.response_complete
 
         def _begin_to_wait(self) -> None:
             self._limit = self.loop.call_later(header_seconds, self._refuse, b"408 Request Timeout")
@@ -74,7 +79,8 @@ def impatient(header_seconds: float) -> type[HttpToolsProtocol]:
             self._end_waiting()
             if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
                 return  # an answer is on its way to a client that has begun to ask for more: that one is not cut off
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            if self._in_head or not self._in_message:  # else the answer has been sent
+                self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
             self.transport.close()
 
     return Impatient

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 
 import httpx
 import pytest
@@ -132,6 +133,8 @@ def test_sigterm_lets_requests_end_and_tells_those_that_take_too_long(tmp_path):
             thread.start()
         assert all(event.wait(20) for event in begun.values())
         program.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        program.send_signal(signal.SIGTERM)  # who asks again, as supervisors do, breaks nothing off
         for thread in threads:
             thread.join(20)
         assert found["short"][-1] == "data: [DONE]"

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from conftest import ServerThread
 
+from halfbyte.server.auth import Key
 from halfbyte.server.models import Models
 from halfbyte.server.settings import ServerSettings
 
@@ -82,6 +83,31 @@ def test_half_a_body_is_not_waited_for(door):
     with connect(door) as client:
         client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
         assert all_of(client).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.fixture(scope="module")
+def locked():
+    """The same, with a key."""
+    settings = ServerSettings(port=0, header_seconds=HEADERS, keep_alive_seconds=1, keys=(Key("sk-1", "a"),))
+    with ServerThread(settings, Models()) as running:
+        yield running.url
+
+
+def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(locked):
+    with connect(locked) as client:
+        client.sendall(POST + b"Content-Length: 100000\r\n\r\n{")
+        assert client.recv(65536).startswith(b"HTTP/1.1 401 ")
+        client.sendall(b"x")
+        assert all_of(client) == b"", "one request has one answer"
+
+
+def test_a_connection_goes_on_after_a_long_body_that_was_refused(locked):
+    with connect(locked) as client:
+        client.sendall(POST + b"Content-Length: 200000\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 401 ")
+        client.sendall(b"x" * 200_000)
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
