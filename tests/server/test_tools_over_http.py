@@ -94,6 +94,13 @@ def test_without_choice_there_are_only_words(client):
     assert plain.tool_calls is None
 
 
+def test_a_function_without_parameters_gets_none(client):
+    now = {"type": "function", "function": {"name": "now", "description": "The time now"}}
+    asked = {"model": MODEL, "messages": WEATHER, "tools": [now], "tool_choice": "required", "temperature": 0}
+    (call,) = client.chat.completions.create(**asked, parallel_tool_calls=False).choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == {}
+
+
 def test_a_result_is_taken_up_in_words(client):
     call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
     messages = [

@@ -77,7 +77,7 @@ def _request(body: ChatBody, messages: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _declared(tool: dict[str, Any]) -> dict[str, Any]:
     function = {key: value for key, value in tool["function"].items() if value is not None}
-    function.setdefault("parameters", {"type": "object", "properties": {}})
+    function.setdefault("parameters", {"type": "object", "properties": {}, "additionalProperties": False})
     return {"type": "function", "function": function}
 
 
