@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from halfbyte.checkpoint.fields import Fields
-from halfbyte.checkpoint.gguf_names import ARCHITECTURES
+from halfbyte.checkpoint.gguf_names import ARCHITECTURES, ROPE_FACTORS
 from halfbyte.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ LLAMA3_LOW, LLAMA3_HIGH, LLAMA3_CONTEXT = 1.0, 4.0, 8192
 
 
 def hf_config(
-    header: GGUFHeader, where: str, dtype: str, rope_factors: Callable[[], npt.NDArray[np.float32]] | None
+    header: GGUFHeader, where: str, dtype: str, rope_factors: Callable[[], npt.NDArray[np.float32]]
 ) -> dict[str, Any]:
-    """config.json's contents. `rope_factors` reads rope_freqs.weight where the file has one.
+    """config.json's contents. `rope_factors` reads rope_freqs.weight; it is called where the file has one.
 
     Raises ConfigError for an architecture or a setting that is not supported.
     """
@@ -33,7 +33,7 @@ def hf_config(
     arch = Fields(metadata, where).string("general.architecture")
     if arch not in ARCHITECTURES:
         supported = ", ".join(ARCHITECTURES)
-        raise ConfigError(f"{where}: GGUF architecture {arch!r} is not supported; supported are {supported}")
+        raise ConfigError(f"{where}: GGUF architecture {arch!r:.60} is not supported; supported are {supported}")
     fields = Fields(_own(metadata, arch), where, f"{arch}.")
     _refuse(fields)
     hidden_size = fields.integer("embedding_length")
@@ -45,6 +45,9 @@ def hf_config(
         )
     if fields.integer("attention.value_length", head_dim) != head_dim:
         raise fields.fail("attention.value_length", f"must be the head size {head_dim}")
+    factors = header.tensors.get(ROPE_FACTORS)
+    if factors and factors.shape != (head_dim // 2,):
+        raise ConfigError(f"{where}: {ROPE_FACTORS} has shape {list(factors.shape)}, expected [{head_dim // 2}]")
     theta = fields.number("rope.freq_base", 10000.0)
     context = fields.integer("context_length")
     num_layers = fields.integer("block_count")
@@ -62,7 +65,7 @@ def hf_config(
         "max_position_embeddings": context,
         "rms_norm_eps": _as_written(fields.number("attention.layer_norm_rms_epsilon")),
         "rope_theta": _as_written(theta),
-        "rope_scaling": _rope_scaling(fields, context, theta, head_dim, rope_factors),
+        "rope_scaling": _rope_scaling(fields, context, theta, head_dim, rope_factors if factors else None),
         "tie_word_embeddings": "output.weight" not in header.tensors,
         "attention_bias": arch == "llama" and "blk.0.attn_q.bias" in header.tensors,
         "mlp_bias": arch == "llama" and "blk.0.ffn_up.bias" in header.tensors,
@@ -80,9 +83,8 @@ def special_tokens(metadata: dict[str, Any]) -> dict[str, int]:
 
 
 def _own(metadata: dict[str, Any], arch: str) -> dict[str, Any]:
-    """The architecture's own keys without its name; arrays as lists."""
-    own = {key.removeprefix(f"{arch}."): value for key, value in metadata.items() if key.startswith(f"{arch}.")}
-    return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in own.items()}
+    """The architecture's own keys without its name."""
+    return {key.removeprefix(f"{arch}."): value for key, value in metadata.items() if key.startswith(f"{arch}.")}
 
 
 def _refuse(fields: Fields) -> None:
@@ -96,11 +98,11 @@ def _refuse(fields: Fields) -> None:
 def _same_everywhere(fields: Fields, name: str, default: int | None = None) -> int:
     """A number that llama.cpp may write once or once a layer."""
     values = fields.values.get(name)
-    if not isinstance(values, list):
+    if not isinstance(values, np.ndarray):
         return fields.integer(name, default)
-    if len(set(values)) != 1:
+    if values.size == 0 or (values != values[0]).any():
         raise fields.fail(name, "differs between layers, which is not supported")
-    return Fields({name: values[0]}, fields.where, fields.prefix).integer(name)
+    return Fields({name: values[0].item()}, fields.where, fields.prefix).integer(name)
 
 
 def _vocab_size(header: GGUFHeader, fields: Fields) -> int:
@@ -134,7 +136,7 @@ def _rope_scaling(
     kind = fields.string("rope.scaling.type", "linear" if fields.has(factor_name) else "none")
     if rope_factors is not None:
         if kind not in {"none", "llama3"}:
-            raise fields.fail("rope.scaling.type", f"is {kind!r} beside rope_freqs.weight, which is not supported")
+            raise fields.fail("rope.scaling.type", f"is {kind!r:.60} beside rope_freqs.weight, which is not supported")
         return _llama3(rope_factors(), theta, head_dim, fields.where)
     if kind == "none":
         return None
@@ -143,7 +145,9 @@ def _rope_scaling(
         return {"rope_type": "linear", "factor": factor} if factor != 1.0 else None
     if kind == "yarn":
         return _yarn(fields, context)
-    raise fields.fail("rope.scaling.type", f"is {kind!r}, which is not supported; supported are none, linear and yarn")
+    raise fields.fail(
+        "rope.scaling.type", f"is {kind!r:.60}, which is not supported; supported are none, linear and yarn"
+    )
 
 
 def _yarn(fields: Fields, context: int) -> dict[str, Any]:
@@ -175,7 +179,7 @@ def llama3_factors(theta: float, head_dim: int, factor: float) -> npt.NDArray[np
 
 def _llama3(found: npt.NDArray[np.float32], theta: float, head_dim: int, where: str) -> dict[str, Any] | None:
     """The llama3 setting that these factors come from, held against what it computes."""
-    if found.shape != (head_dim // 2,) or not np.isfinite(found).all():
+    if not np.isfinite(found).all():
         raise ConfigError(f"{where}: rope_freqs.weight must hold {head_dim // 2} finite factors")
     factor = float(found.max())
     if np.all(found == 1.0):

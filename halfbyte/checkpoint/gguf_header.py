@@ -42,6 +42,7 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 _MOST_DIMENSIONS = 4
+_LONGEST_NAME = 255  # bytes; llama.cpp's tensors have at most 63, and no program writes keys as long
 _DEFAULT_ALIGNMENT = 32
 
 
@@ -74,17 +75,27 @@ def read_header(path: Path, data: npt.NDArray[np.uint8]) -> GGUFHeader:
         swapped = " (or it is big-endian)" if version & 0xFFFF == 0 else ""
         raise CheckpointError(f"{path}: GGUF version {version}{swapped} cannot be read; versions 2 and 3 can")
     tensor_count, key_count = cursor.unpack("<Q"), cursor.unpack("<Q")
+    cursor.place = "the metadata"
     metadata: dict[str, Any] = {}
-    for _ in range(cursor.count(key_count, 13)):
-        key = cursor.string()
+    for n in range(cursor.count(key_count, 13)):
+        cursor.place = f"the name of key {n + 1} of {key_count}"
+        key = cursor.name()
         if key in metadata:
-            raise cursor.damaged(f"key {key!r} occurs twice")
+            raise cursor.damaged(f"{key} occurs twice")
+        cursor.place = key
         metadata[key] = cursor.value(cursor.unpack("<I"))
-    entries = [_read_entry(cursor) for _ in range(cursor.count(tensor_count, 24))]
-    tensors = _place(path, entries, _data_start(cursor, metadata), len(data))
-    if len(tensors) != len(entries):
-        raise cursor.damaged("a tensor name occurs twice")
-    return GGUFHeader(metadata, tensors)
+    cursor.place = "the list of tensors"
+    entries: dict[str, _Entry] = {}
+    for n in range(cursor.count(tensor_count, 24)):
+        cursor.place = f"the name of tensor {n + 1} of {tensor_count}"
+        name = cursor.name()
+        if name in entries:
+            raise cursor.damaged(f"{name} occurs twice")
+        cursor.place = f"tensor {name}"
+        entries[name] = _read_entry(cursor, name)
+    cursor.place = "general.alignment"
+    start = _data_start(cursor, metadata)
+    return GGUFHeader(metadata, {name: _place(path, entry, start, len(data)) for name, entry in entries.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +109,17 @@ class _Entry:
 class _Cursor:
     def __init__(self, path: Path, data: npt.NDArray[np.uint8]):
         self.path, self.data, self.offset = path, data, 0
+        self.place = "the first bytes"  # what is being read, for messages
 
     def damaged(self, problem: str) -> CheckpointError:
-        return CheckpointError(f"{self.path}: damaged GGUF header near byte {self.offset}: {problem}")
+        return CheckpointError(f"{self.path}: damaged GGUF header near byte {self.offset}, at {self.place}: {problem}")
 
     def take(self, n: int) -> bytes:
         end = self.offset + n
         if end > len(self.data):
             raise CheckpointError(
-                f"{self.path}: truncated or damaged: its header reaches to byte {end}, but the file has "
-                f"{len(self.data)}; download it again"
+                f"{self.path}: truncated or damaged at {self.place}: its header reaches to byte {end}, but the file "
+                f"has {len(self.data)}; download it again"
             )
         part = self.data[self.offset : end].tobytes()
         self.offset = end
@@ -119,13 +131,28 @@ class _Cursor:
     def count(self, n: int, least_size: int) -> int:
         """A number of things of at least `least_size` bytes each, believed only if the file can hold so many."""
         if n * least_size > len(self.data) - self.offset:
-            raise CheckpointError(f"{self.path}: truncated or damaged: its header announces {n} entries, more than fit")
+            raise CheckpointError(
+                f"{self.path}: truncated or damaged at {self.place}: its header announces {n} entries, more than fit "
+                f"in the {len(self.data) - self.offset} bytes that follow; download it again"
+            )
         return n
 
+    def name(self) -> str:
+        """A name that messages can show as it is."""
+        length = self.unpack("<Q")
+        if length > _LONGEST_NAME:
+            raise self.damaged(f"it has {length} bytes, and names have at most {_LONGEST_NAME}")
+        name = self.text(length)
+        if not name.isprintable():
+            raise self.damaged(f"{name!r} is not a name")
+        return name
+
     def string(self) -> str:
-        raw = self.take(self.count(self.unpack("<Q"), 1))
+        return self.text(self.count(self.unpack("<Q"), 1))
+
+    def text(self, length: int) -> str:
         try:
-            return raw.decode("utf-8")
+            return self.take(length).decode("utf-8")
         except UnicodeDecodeError as error:
             raise self.damaged(f"a string is not UTF-8 ({error.reason})") from error
 
@@ -151,11 +178,10 @@ class _Cursor:
         return np.frombuffer(raw, "u1") != 0 if dtype == np.bool_ else np.frombuffer(raw, dtype)
 
 
-def _read_entry(cursor: _Cursor) -> _Entry:
-    name = cursor.string()
+def _read_entry(cursor: _Cursor, name: str) -> _Entry:
     dimensions = cursor.unpack("<I")
     if dimensions > _MOST_DIMENSIONS:
-        raise cursor.damaged(f"tensor {name!r} has {dimensions} dimensions")
+        raise cursor.damaged(f"it has {dimensions} dimensions; at most {_MOST_DIMENSIONS} are known")
     shape = tuple(cursor.unpack("<Q") for _ in range(dimensions))[::-1]
     return _Entry(name, shape, cursor.unpack("<I"), cursor.unpack("<Q"))
 
@@ -163,23 +189,20 @@ def _read_entry(cursor: _Cursor) -> _Entry:
 def _data_start(cursor: _Cursor, metadata: dict[str, Any]) -> int:
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
-        raise cursor.damaged(f"general.alignment is {alignment!r}, not a power of two")
+        raise cursor.damaged(f"general.alignment is {alignment!r:.60}, not a power of two")
     return -(-cursor.offset // alignment) * alignment
 
 
-def _place(path: Path, entries: list[_Entry], start: int, size: int) -> dict[str, GGUFTensor]:
-    tensors = {}
-    for entry in entries:
-        kind = _tensor_type(path, entry)
-        nbytes = _nbytes(path, entry, kind)
-        end = start + entry.offset + nbytes
-        if end > size:
-            raise CheckpointError(
-                f"{path}: truncated: tensor {entry.name} reaches to byte {end}, but the file has {size}; "
-                "download it again"
-            )
-        tensors[entry.name] = GGUFTensor(entry.name, kind, entry.shape, start + entry.offset, nbytes)
-    return tensors
+def _place(path: Path, entry: _Entry, start: int, size: int) -> GGUFTensor:
+    kind = _tensor_type(path, entry)
+    nbytes = _nbytes(path, entry, kind)
+    end = start + entry.offset + nbytes
+    if end > size:
+        raise CheckpointError(
+            f"{path}: truncated: tensor {entry.name} {list(entry.shape)} of type {kind.name} reaches to byte {end}, "
+            f"but the file has {size}; download it again"
+        )
+    return GGUFTensor(entry.name, kind, entry.shape, start + entry.offset, nbytes)
 
 
 def _tensor_type(path: Path, entry: _Entry) -> GGMLQuantizationType:

@@ -27,7 +27,9 @@ def pre_tokenizer(name: str) -> PreTokenizer:
     """The pre-tokenizer that an id stands for. Raises TokenizerError for one that is not known."""
     if name not in _PRE_TOKENIZERS:
         supported = ", ".join(sorted(_PRE_TOKENIZERS))
-        raise TokenizerError(f"pre-tokenizer {name!r} (tokenizer.ggml.pre) is not supported; supported are {supported}")
+        raise TokenizerError(
+            f"pre-tokenizer {name!r:.60} (tokenizer.ggml.pre) is not supported; supported are {supported}"
+        )
     return _PRE_TOKENIZERS[name]
 
 

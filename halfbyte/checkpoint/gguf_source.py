@@ -68,12 +68,11 @@ class GGUFSource:
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json made from the metadata. Raises ConfigError for what is not supported."""
-        factors = self._header.tensors.get(ROPE_FACTORS)
         return hf_config(
             self._header,
             str(self.path),
             str(self._dtype).removeprefix("torch."),
-            None if factors is None else lambda: self._dequantize(factors).float().numpy().reshape(-1),
+            lambda: self._dequantize(self._header.tensors[ROPE_FACTORS]).float().numpy(),
         )
 
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SPACE = "▁"  # SentencePiece's sign for a space
 _NAMED_TEMPLATE = "tokenizer.chat_template."
+_LONGEST_PIECE = 1024  # characters; looking for the ways to cut a piece takes time by the square of its length
 _OTHER_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")  # end of a turn, of a message
 
 
@@ -41,7 +42,7 @@ def files_from_metadata(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     makers = {"gpt2": _byte_level_bpe, "llama": _sentencepiece_bpe}
     model = entry(metadata, "tokenizer.ggml.model", str, None)
     if model not in makers:
-        raise TokenizerError(f"tokenizer.ggml.model is {model!r}; supported are {', '.join(sorted(makers))}")
+        raise TokenizerError(f"tokenizer.ggml.model is {model!r:.60}; supported are {', '.join(sorted(makers))}")
     vocabulary = GGUFVocabulary.from_metadata(metadata)
     parts, add_bos = makers[model](metadata, vocabulary)
     add_bos = entry(metadata, "tokenizer.ggml.add_bos_token", bool, add_bos) and "bos_token" in vocabulary.roles
@@ -75,11 +76,17 @@ def sentencepiece_merges(vocabulary: GGUFVocabulary) -> list[tuple[str, str]]:
 
     SentencePiece joins the two neighbours whose joined piece has the best score. As ranked merges that is every way to
     cut a piece into two pieces, by falling score. Only normal pieces take part: the others never come from merging.
+    Raises TokenizerError for a piece that is longer than any model's.
     """
     scores = {vocabulary.tokens[i]: vocabulary.scores[i] for i in vocabulary.ids(NORMAL)}
     ids = {token: i for i, token in enumerate(vocabulary.tokens)}
     merges = []
     for piece, score in scores.items():
+        if len(piece) > _LONGEST_PIECE:
+            raise TokenizerError(
+                f"tokenizer.ggml.tokens[{ids[piece]}] has {len(piece)} characters; a SentencePiece vocabulary without "
+                f"merges may have pieces of {_LONGEST_PIECE}"
+            )
         for cut in range(1, len(piece)):
             left, right = piece[:cut], piece[cut:]
             if left in scores and right in scores:

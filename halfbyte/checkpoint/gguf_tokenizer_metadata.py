@@ -63,7 +63,7 @@ def _vocabulary(source: Source, state: dict[str, Any], vocab_size: int) -> dict[
     if entries and max(entries) >= vocab_size:
         beyond = max(entries)
         raise TokenizerError(
-            f"{where}: {entries[beyond]!r} is token {beyond}, but the embedding has {vocab_size} rows; "
+            f"{where}: {entries[beyond]!r:.60} is token {beyond}, but the embedding has {vocab_size} rows; "
             "the tokenizer is not this model's"
         )
     byte_fallback = bool(model.get("byte_fallback"))

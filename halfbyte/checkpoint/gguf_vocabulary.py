@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's token types
 
+_KINDS: dict[type, str] = {int: "iu", float: "f"}  # numpy's kinds of number
+
 Role = Literal["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "mask_token", "cls_token"]
 _ROLE_KEYS: dict[Role, str] = {
     "bos_token": "bos_token_id",
@@ -47,7 +49,7 @@ class GGUFVocabulary:
         if len(ids) != len(tokens):
             twice = next(i for i, token in enumerate(tokens) if ids[token] != i)
             raise TokenizerError(
-                f"tokenizer.ggml.tokens: {tokens[twice]!r} is both token {twice} and {ids[tokens[twice]]}"
+                f"tokenizer.ggml.tokens: {tokens[twice]!r:.60} is both token {twice} and {ids[tokens[twice]]}"
             )
         types = _array(metadata, "token_type", int) or [NORMAL] * len(tokens)
         scores = _array(metadata, "scores", float)
@@ -74,7 +76,11 @@ def entry(metadata: Mapping[str, Any], key: str, kind: type, default: Any) -> An
 def _array(metadata: Mapping[str, Any], name: str, kind: type) -> list[Any]:
     key = f"tokenizer.ggml.{name}"
     given = metadata.get(key)
-    values: list[Any] = entry({key: given.tolist() if isinstance(given, np.ndarray) else given}, key, list, [])
+    if isinstance(given, np.ndarray):  # of numbers, and as a list eight times as large: what is wrong is told before
+        if given.dtype.kind not in _KINDS.get(kind, "") and given.size:
+            raise TokenizerError(f"{key}[0] is {given[0].item()!r:.60}, not a {kind.__name__}")
+        given = given.tolist()
+    values: list[Any] = entry({key: given}, key, list, [])
     for i, value in enumerate(values):
         if type(value) is not kind or (isinstance(value, float) and math.isnan(value)):
             raise TokenizerError(f"{key}[{i}] is {value!r:.60}, not a {kind.__name__}")
@@ -87,7 +93,7 @@ def _merges(metadata: Mapping[str, Any], ids: Mapping[str, int]) -> list[tuple[s
         left, space, right = merge.partition(" ")
         unknown = [piece for piece in (left, right, left + right) if piece not in ids]
         if not space or unknown:
-            reason = f"{unknown[0]!r} is not in the vocabulary" if space else "it has no space"
+            reason = f"{unknown[0]!r:.60} is not in the vocabulary" if space else "it has no space"
             raise TokenizerError(f"tokenizer.ggml.merges[{i}] is {merge!r:.60}: {reason}")
         merges.append((left, right))
     return merges

@@ -84,7 +84,7 @@ def token_ids(config: dict[str, Any], key: str, where: str) -> list[int]:
     ids = [] if value is None else value if isinstance(value, list) else [value]
     for i in ids:
         if not isinstance(i, int) or isinstance(i, bool) or i < 0:
-            raise TokenizerError(f"{where}: {key} must be a token id or a list of them, not {value!r}")
+            raise TokenizerError(f"{where}: {key} must be a token id or a list of them, not {value!r:.60}")
     return ids
 
 
@@ -93,7 +93,7 @@ def _token(value: Any, where: str) -> AddedToken:
     if isinstance(value, str):
         return AddedToken(value, special=True)
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
-        raise TokenizerError(f'{where} must be a string or an object with "content", not {value!r}')
+        raise TokenizerError(f'{where} must be a string or an object with "content", not {value!r:.60}')
     flags = {key: bool(value[key]) for key in ("single_word", "lstrip", "rstrip", "normalized") if key in value}
     return AddedToken(value["content"], special=bool(value.get("special", True)), **flags)
 
@@ -130,7 +130,7 @@ def _extra_tokens(tokens: dict[str, Any], spec: str) -> Iterable[AddedToken]:
         value = tokens.get(key) or []
         items = value.values() if isinstance(value, dict) else value
         if not isinstance(value, dict | list):
-            raise TokenizerError(f"{spec}: tokenizer_config.json: {key} must be a list of tokens, not {value!r}")
+            raise TokenizerError(f"{spec}: tokenizer_config.json: {key} must be a list of tokens, not {value!r:.60}")
         yield from (_token(item, f"{spec}: tokenizer_config.json: {key}") for item in items)
 
 

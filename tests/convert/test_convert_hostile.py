@@ -1,14 +1,17 @@
 """Files that were damaged or made to harm: an error of ours, and no more memory than the file is worth."""
 
 import contextlib
+import random
 import struct
 import tracemalloc
 
 import gguf
 import pytest
 import torch
+from gguf_mutations import Cut, Field, mutated, number, read_all
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_gguf import write_small_files
 from small_tokenizers import byte_level_files
 from tiny_checkpoints import LLAMA, random_tensors, write_model
 
@@ -113,3 +116,70 @@ def test_a_vocabulary_of_another_size_than_the_embedding(files, tmp_path):
         (folder / name).write_bytes(contents)
     convert(folder, tmp_path / "padded.gguf", "gguf:F16")  # a tokenizer may be smaller: the rest is padding
     assert Checkpoint(open_source(tmp_path / "padded.gguf")).config.vocab_size == 700
+
+
+def test_fields_that_lie(tmp_path):
+    """Lengths, counts, types, dimensions, offsets and values, one at a time; 100 000 more: tests/fuzz/fuzz_gguf.py."""
+    cuts = [Cut(path.read_bytes()) for path in write_small_files(tmp_path)]
+    path, told = tmp_path / "hostile.gguf", set()
+    tracemalloc.start()
+    try:
+        for n in range(300):
+            path.write_bytes(mutated(cuts[n % 2], random.Random(n)))
+            told.add(read_all(path))
+        assert tracemalloc.get_traced_memory()[1] < MOST
+    finally:
+        tracemalloc.stop()
+    assert None in told
+    assert len(told) > 100
+
+
+def test_every_end_of_a_field(tmp_path):
+    """Cut off anywhere in its header, a file is refused, and what was being read is named."""
+    file = Cut(write_small_files(tmp_path)[0].read_bytes())
+    path, at = tmp_path / "short.gguf", 0
+    for entry in (file.head, *file.keys, *file.tensors):
+        for field in entry:
+            for end in (at, at + 1):
+                path.write_bytes(file.data[:end])
+                assert read_all(path) is not None, end
+            at += len(field.raw)
+    path.write_bytes(file.data[: file.data.index(b"tokenizer.ggml.tokens") + 70])
+    assert "truncated or damaged at tokenizer.ggml.tokens" in read_all(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((2**63, 2**63, 2**63, 2**63), "truncated: tensor output_norm.weight"),
+        ((2**32, 2**32), "truncated: tensor output_norm.weight"),  # 0 in 64 bits
+        ((2**64 - 32,), "truncated: tensor output_norm.weight"),  # -32
+        ((0, 2**62), r"model.norm.weight in .* has shape \[4611686018427387904, 0\], expected \[32\]"),
+        ((), r"model.norm.weight in .* has shape \[\], expected \[32\]"),
+        ((32, 1), r"model.norm.weight in .* has shape \[1, 32\], expected \[32\]"),
+    ],
+)
+def test_dimensions_whose_product_is_not_what_it_seems(tmp_path, shape, said):
+    file = Cut(write_small_files(tmp_path)[0].read_bytes())
+    norm = next(entry for entry in file.tensors if entry[1].raw == b"output_norm.weight")
+    assert number(norm[2]) == 1
+    norm[2:4] = [
+        Field("number", struct.pack("<I", len(shape))),
+        *(Field("number", struct.pack("<Q", n)) for n in shape),
+    ]
+    header = b"".join(field.raw for entry in (file.head, *file.keys, *file.tensors) for field in entry)
+    path = tmp_path / "hostile.gguf"
+    path.write_bytes(header + bytes(-len(header) % 32) + file.rest)
+    with pytest.raises(HalfbyteError, match=said):
+        Checkpoint(open_source(path))
+
+
+def test_a_piece_that_takes_the_square_of_its_length(tmp_path):
+    """SentencePiece merges are looked for in every piece: one of a megabyte would take hours."""
+    file = Cut(write_small_files(tmp_path)[0].read_bytes())
+    tokens = next(entry for entry in file.keys if entry[1].raw == b"tokenizer.ggml.tokens")
+    tokens[-2:] = [Field("number", struct.pack("<Q", 10**6)), Field("text", b"a" * 10**6)]
+    header = b"".join(field.raw for entry in (file.head, *file.keys, *file.tensors) for field in entry)
+    path = tmp_path / "hostile.gguf"
+    path.write_bytes(header + bytes(-len(header) % 32) + file.rest)
+    assert "tokenizer.ggml.tokens[15] has 1000000 characters" in read_all(path)
