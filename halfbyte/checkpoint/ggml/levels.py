@@ -12,6 +12,8 @@ import torch
 
 Tensor = torch.Tensor
 POLISH = 3
+# Cuts (see fit_affine) above alone, in steps: the one that meets a grid on which the weights lay once finds it again
+LINE = tuple((0.0, above) for above in (-0.9, -0.7, -0.5, 0.15, 0.5, 0.9, 1.0))
 
 
 class Affine(NamedTuple):

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from halfbyte.checkpoint.ggml.levels import Affine, fit_affine, fit_symmetric, reciprocal, squared, to_levels, weighted
+from halfbyte.checkpoint.ggml.levels import (
+    LINE,
+    Affine,
+    fit_affine,
+    fit_symmetric,
+    reciprocal,
+    squared,
+    to_levels,
+    weighted,
+)
 from halfbyte.checkpoint.ggml.packing import half_bytes, high_bits, nibble_halves
 
 if TYPE_CHECKING:
@@ -22,12 +31,12 @@ if TYPE_CHECKING:
 
 LEAST_HALF = 2.0**-24
 STEPS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75)
-CUTS = tuple(product((-0.3, 0.0, 0.3, 0.6), (-0.3, 0.0, 0.3, 0.6)))
+CUTS = (*product((-0.3, 0.0, 0.3, 0.6), (-0.3, 0.0, 0.3, 0.6)), *LINE)
 # Where channels differ in importance, cutting off a large weight that hardly counts can pay.
 WEIGHTED_STEPS = {4: (*STEPS, 1.0, 1.5, 2.0, 3.0, 4.0), 5: (*STEPS, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)}
 WEIGHTED_CUTS = {
-    4: tuple(product((-0.3, 0.0, 0.3, 0.7, 1.5, 2.5), (-0.3, 0.0, 0.3, 0.7, 1.5, 2.5))),
-    5: tuple(product((-0.3, 0.0, 0.4, 1.0, 2.0, 4.0), (-0.3, 0.0, 0.4, 1.0, 2.0, 4.0))),
+    4: (*product((-0.3, 0.0, 0.3, 0.7, 1.5, 2.5), (-0.3, 0.0, 0.3, 0.7, 1.5, 2.5)), *LINE),
+    5: (*product((-0.3, 0.0, 0.4, 1.0, 2.0, 4.0), (-0.3, 0.0, 0.4, 1.0, 2.0, 4.0)), *LINE),
 }
 
 

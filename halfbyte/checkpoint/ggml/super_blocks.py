@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from halfbyte.checkpoint.ggml.levels import fit_affine, fit_symmetric, reciprocal, squared, to_levels, weighted
+from halfbyte.checkpoint.ggml.levels import LINE, fit_affine, fit_symmetric, reciprocal, squared, to_levels, weighted
 from halfbyte.checkpoint.ggml.packing import (
     bit_planes,
     half_bytes,
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 CUTS = {
     2: tuple(product((0, 0.2, 0.4), (-1.0, -0.5, 0, 0.3))),
-    4: ((0, -0.7), (0, -0.3), (0, 0), (0.4, 0), (0, 0.4), (0.4, 0.4), (0.8, 0.8)),
-    5: ((0, -0.7), (0, -0.3), (0, 0), (0.4, 0), (0, 0.4), (0.4, 0.4), (0.8, 0.8)),
+    4: ((0, -0.3), (0, 0), (0.4, 0), (0, 0.3), (0.4, 0.4), (0.8, 0.8), *LINE),
+    5: ((0, -0.3), (0, 0), (0.4, 0), (0, 0.3), (0.4, 0.4), (0.8, 0.8), *LINE),
 }
 SIGNED_STEPS = {3: (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5), 6: (-0.5, 0.0, 0.5)}
 # Where channels differ in importance, cutting off a large weight that hardly counts can pay.
 WEIGHTED_CUTS = {
-    2: tuple(product((0, 0.2, 0.5, 0.8), (-0.7, -0.4, -0.1, 0.2, 0.5))),
-    4: tuple(product((-0.3, 0.2, 0.7, 1.5, 2.5), (-0.3, 0.2, 0.7, 1.5, 2.5))),
-    5: tuple(product((-0.3, 0.2, 0.7, 2.0, 4.0), (-0.3, 0.2, 0.7, 2.0, 4.0))),
+    2: (*product((0, 0.2, 0.5, 0.8), (-0.7, -0.4, -0.1, 0.2, 0.5)), *LINE),
+    4: (*product((-0.3, 0.2, 0.7, 1.5, 2.5), (-0.3, 0.2, 0.7, 1.5, 2.5)), *LINE),
+    5: (*product((-0.3, 0.2, 0.7, 2.0, 4.0), (-0.3, 0.2, 0.7, 2.0, 4.0)), *LINE),
 }
 WEIGHTED_SIGNED_STEPS = {
     3: (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5),
