@@ -46,6 +46,7 @@ def model_card(recipe: Recipe, repository: Repository, results: Sequence[MemberR
     """README.md of one repository. Raises PublishError if its front matter would not hold on the Hub."""
     title = ABOUT[repository.kind][0]
     sections = [
+        *([recipe.header.strip()] if recipe.header else []),
         f"# {facts.name} - {title}\n\n{_lineage(facts)}",
         f"## Description\n\nThis repo contains {title} model files for {_linked(facts)}.",
         f"### About {title}\n\n{ABOUT[repository.kind][1]}",
@@ -56,7 +57,7 @@ def model_card(recipe: Recipe, repository: Repository, results: Sequence[MemberR
         *code_sections(repository, results, facts.prompt_template),
         f"## Compatibility\n\n{_compatibility(results)}",
         *(f"## {heading}\n\n{text.strip()}" for heading, text in recipe.sections.items()),
-        *([f"# Original model card: {facts.name}\n\n{facts.original_card}"] if facts.original_card else []),
+        *([f"# Original model card: {_whose(facts)}\n\n{facts.original_card}"] if facts.original_card else []),
     ]
     metadata = yaml.safe_dump(front_matter(recipe, repository, facts), sort_keys=False, allow_unicode=True, width=120)
     card = f"---\n{metadata}---\n\n" + "\n\n".join(sections) + "\n"
@@ -118,7 +119,11 @@ def _lineage(facts: Facts) -> str:
 
 
 def _linked(facts: Facts) -> str:
-    return _model_link(facts, f"{facts.creator}'s {facts.name}" if facts.creator else facts.name)
+    return _model_link(facts, _whose(facts))
+
+
+def _whose(facts: Facts) -> str:
+    return f"{facts.creator}'s {facts.name}" if facts.creator else facts.name
 
 
 def _model_link(facts: Facts, text: str) -> str:
@@ -129,7 +134,9 @@ def _family(recipe: Recipe, facts: Facts) -> str:
     lines = [f"* [{r.about or REPOSITORY_LINES[r.kind]}]({HUB}/{r.repo})" for r in recipe.repositories]
     if facts.base_model:
         whose = f"{facts.creator}'s original" if facts.creator else "The original"
-        lines.append(f"* [{whose} unquantised model, for further conversions]({HUB}/{facts.base_model})")
+        lines.append(
+            f"* [{whose} unquantised model, for GPU inference and for further conversions]({HUB}/{facts.base_model})"
+        )
     return "\n".join(lines)
 
 
@@ -152,16 +159,17 @@ def _licensing(recipe: Recipe, facts: Facts) -> str:
         "that same license."
     ]
     if len(names) > 1:
-        both = " and ".join(f"`{name}`" for name in names)
+        others = " and ".join(names[1:])
+        included = ", and the license files for that are additionally included" if facts.licence_files else ""
         parts.append(
-            f"It is also subject to other terms. It should therefore be considered as being claimed to be licensed "
-            f"under all of {both}."
+            f"It is also subject to the {others} license terms{included}. It should therefore be considered as being "
+            f"claimed to be licensed under {'both licenses' if len(names) == 2 else 'all of these licenses'}."
         )
     links = [f"* [{licence.name or licence.id}]({licence.link})" for licence in facts.licences if licence.link]
     parts += ["\n".join(links)] if links else []
     if facts.licence_files:
         listed = "\n".join(f"* [{name}]({name})" for name in facts.licence_files)
-        parts.append(f"The license files of the base model are additionally included:\n\n{listed}")
+        parts.append(f"License files of the base model:\n\n{listed}")
     if recipe.licence_note:
         parts.append(recipe.licence_note.strip())
     if facts.base_model:

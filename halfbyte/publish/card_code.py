@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from halfbyte.publish.snippets import (
+    AUTOAWQ,
     HALFBYTE,
     LLAMA_CPP,
     LLAMA_CPP_PYTHON,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from halfbyte.publish.recipe import Repository
     from halfbyte.publish.result import MemberResult
 
+INSTALL = 'pip3 install "halfbyte[transformers]"'
 _METHODS = {"awq": "awq", "gptq": "gptq", "compressed-tensors": "compressed-tensors"}
 
 
@@ -28,8 +30,10 @@ def code_sections(repository: Repository, results: Sequence[MemberResult], templ
     if repository.kind == "gguf":
         return _gguf(results[0].file or "", template)
     sections = [*_serving(repository), _heading(repository)]
-    sections.append(f"### Install the necessary packages\n\n{_shell('pip3 install halfbyte')}")
+    sections.append(f"### Install the necessary packages\n\n{_shell(INSTALL)}")
     sections.append("### You can then try the following example code\n\n" + _python(halfbyte_code(repository)))
+    if repository.kind == "awq":
+        sections.append("### With AutoAWQ's class\n\n" + _python(autoawq_code(repository, template)))
     sections.append("### From transformers\n\n" + _python(transformers_code(repository, template)))
     return sections
 
@@ -49,6 +53,11 @@ def transformers_code(repository: Repository, template: str | None, place: str |
     return TRANSFORMERS.format(
         place=place or repository.repo, template=_in_f_string(template or "{prompt}"), setup=setup, tokens=tokens
     )
+
+
+def autoawq_code(repository: Repository, template: str | None, place: str | None = None, tokens: int = 512) -> str:
+    """The example for those who know AutoAWQ: its class, its options."""
+    return AUTOAWQ.format(place=place or repository.repo, template=_in_f_string(template or "{prompt}"), tokens=tokens)
 
 
 def _in_f_string(template: str) -> str:

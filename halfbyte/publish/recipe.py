@@ -92,6 +92,7 @@ class Recipe:
     prompt_template: str | None = None
     prompt_name: str | None = None
     evaluation: Evaluation | None = None
+    header: str | None = None  # Markdown above the title
     sections: dict[str, str] = field(default_factory=dict)  # more of the card: heading -> Markdown
 
 
@@ -99,7 +100,7 @@ _KNOWN = {
     "": {
         "source", "repositories", "name", "creator", "creator_link", "base_model", "quantized_by", "license",
         "license_name", "license_link", "also_licensed", "license_note", "datasets", "inference", "prompt_template",
-        "prompt_name", "evaluation", "sections",
+        "prompt_name", "evaluation", "header", "sections",
     },
     "repositories": {"repo", "files", "about"},
     "files": {"format", "branch", "calib", "calib_link", "samples", "seq_len", "imatrix"},
@@ -150,6 +151,7 @@ def parse_recipe(value: dict[str, Any], where: str) -> Recipe:
         prompt_template=_optional(fields, "prompt_template"),
         prompt_name=_optional(fields, "prompt_name"),
         evaluation=None if evaluation is None else _evaluation(dict(evaluation.values), where),
+        header=_optional(fields, "header"),
         sections={} if sections is None else {str(name): sections.string(str(name)) for name in sections.values},
     )
 

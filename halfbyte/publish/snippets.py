@@ -7,7 +7,9 @@ from halfbyte import LLM, SamplingParams
 
 prompts = [
     "Hello, my name is",
+    "The president of the United States is",
     "The capital of France is",
+    "The future of AI is",
 ]
 sampling_params = SamplingParams(temperature=0.8, top_p=0.95)
 
@@ -23,7 +25,9 @@ from vllm import LLM, SamplingParams
 
 prompts = [
     "Hello, my name is",
+    "The president of the United States is",
     "The capital of France is",
+    "The future of AI is",
 ]
 sampling_params = SamplingParams(temperature=0.8, top_p=0.95)
 
@@ -46,6 +50,39 @@ prompt_template = f"""{template}"""
 tokens = tokenizer(prompt_template, return_tensors="pt").to(model.device)
 output = model.generate(**tokens, do_sample=True, temperature=0.7, top_p=0.95, top_k=40, max_new_tokens={tokens})
 print(tokenizer.decode(output[0]))
+
+# Inference can also be done using transformers' pipeline
+from transformers import pipeline
+
+pipe = pipeline(
+    "text-generation", model=model, tokenizer=tokenizer, max_new_tokens={tokens},
+    do_sample=True, temperature=0.7, top_p=0.95, top_k=40, repetition_penalty=1.1,
+)
+print(pipe(prompt_template)[0]["generated_text"])
+'''
+
+AUTOAWQ = '''\
+from transformers import AutoTokenizer
+
+from halfbyte import AutoAWQForCausalLM
+
+model_name_or_path = "{place}"
+
+# Load model
+model = AutoAWQForCausalLM.from_quantized(
+    model_name_or_path, fuse_layers=True, trust_remote_code=False, safetensors=True
+)
+tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, trust_remote_code=False)
+
+prompt = "Tell me about AI"
+prompt_template = f"""{template}"""
+tokens = tokenizer(prompt_template, return_tensors="pt").input_ids.to(model.device)
+
+# Generate output
+generation_output = model.generate(
+    tokens, do_sample=True, temperature=0.7, top_p=0.95, top_k=40, max_new_tokens={tokens}
+)
+print("Output: ", tokenizer.decode(generation_output[0]))
 '''
 
 LLAMA_CPP = 'llama-cli -m {file} -p "{prompt}"'

@@ -14,7 +14,7 @@ from halfbyte.errors import OutputError, PublishError
 from halfbyte.publish import build, check
 from halfbyte.publish import measure as measuring
 from halfbyte.publish.card import check_front_matter
-from halfbyte.publish.card_code import halfbyte_code, transformers_code
+from halfbyte.publish.card_code import autoawq_code, halfbyte_code, transformers_code
 from halfbyte.publish.recipe import parse_recipe
 
 NOTES = {
@@ -86,7 +86,7 @@ def test_cards(built):
         assert data["base_model"] == "org/tiny"
         assert data["model_creator"] == "Somebody"
         assert "{prompt}" in data["prompt_template"]
-        assert "# Original model card: Tiny\n\nThe original text." in card
+        assert "# Original model card: Somebody's Tiny\n\nThe original text." in card
         assert "| Perplexity | KL |" in card, name
         assert "[meta-license/USE_POLICY.md](meta-license/USE_POLICY.md)" in card
     awq = (built["tiny-AWQ"] / "README.md").read_text()
@@ -105,12 +105,15 @@ def test_the_cards_code_runs_on_what_was_built(built, source, capsys):
     code = halfbyte_code(awq)
     assert code.strip() in (built["tiny-AWQ"] / "README.md").read_text()
     exec(compile(halfbyte_code(awq, str(built["tiny-AWQ"])), "card", "exec"), {})
-    assert capsys.readouterr().out.count("Generated text") == 2
+    assert capsys.readouterr().out.count("Generated text") == 4
     template = prompt_template(Tokenizer.from_source(open_source(source)))
     assert transformers_code(awq, template).strip() in (built["tiny-AWQ"] / "README.md").read_text()
     pytest.importorskip("transformers")
     code = transformers_code(awq, template, str(built["tiny-AWQ"]), tokens=4).replace(', device_map="auto"', "")
     exec(compile(code, "card", "exec"), {})
+    assert capsys.readouterr().out.count("Tell me about AI") == 2  # generate, and the pipeline
+    assert autoawq_code(awq, template).strip() in (built["tiny-AWQ"] / "README.md").read_text()
+    exec(compile(autoawq_code(awq, template, str(built["tiny-AWQ"]), tokens=4), "card", "exec"), {})
     assert "Tell me about AI" in capsys.readouterr().out
 
 

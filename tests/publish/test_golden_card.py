@@ -47,13 +47,32 @@ prompt_name: Airoboros
 repositories:
   - repo: TheBloke/airoboros-l2-7B-gpt4-m2.0-AWQ
     files: [{{format: "awq:4bit-128g", calib: wikitext, seq_len: 4096, samples: 128}}]
+  - repo: TheBloke/airoboros-l2-7B-gpt4-m2.0-GPTQ
+    files:
+      - {{format: "gptq:4bit-128g"}}
+      - {{format: "gptq:4bit-32g-actorder", branch: gptq-4bit-32g-actorder_True}}
   - repo: TheBloke/airoboros-l2-7B-gpt4-m2.0-GGUF
     files: [{{format: "gguf:Q4_K_M"}}, {{format: "gguf:Q8_0"}}]
   - repo: TheBloke/airoboros-l2-7B-gpt4-m2.0-fp16
     files: [{{format: fp16}}]
+header: |
+  TheBlokeAI
+
+  Chat & support: [TheBloke's Discord server](https://discord.gg/theblokeai)
+
+  Want to contribute? [TheBloke's Patreon page](https://patreon.com/TheBlokeAI)
+
+  TheBloke's LLM work is generously supported by a grant from [andreessen horowitz (a16z)](https://a16z.com)
 sections:
-  Discord: For further support, and discussions on these models and AI in general, join us on Discord.
-  Thanks, and how to contribute: Thanks to everyone who tries these files and says what happened.
+  Discord: For further support, and discussions on these models and AI in general, join us at [TheBloke AI's Discord
+    server](https://discord.gg/theblokeai)
+  Thanks, and how to contribute: |
+    Thanks to the [chirper.ai](https://chirper.ai) team!
+
+    * Patreon: https://patreon.com/TheBlokeAI
+    * Ko-Fi: https://ko-fi.com/TheBlokeAI
+
+    **Special thanks to**: Aemon Algiz.
 """
 # The headings and front matter of the card that this format became known by
 SECTIONS = [
@@ -61,7 +80,7 @@ SECTIONS = [
     "## Prompt template: Airoboros", "## Licensing", "## Provided files and AWQ parameters",
     "## Serving this model from vLLM", "## How to use this AWQ model from Python code",
     "### Install the necessary packages", "### You can then try the following example code", "## Compatibility",
-    "## Discord", "## Thanks, and how to contribute", "# Original model card",
+    "## Discord", "## Thanks, and how to contribute", "# Original model card: Jon Durbin's Airoboros L2 7B Gpt4 M2.0",
 ]  # fmt: skip
 FIELDS = {
     "license": "other", "datasets": ["jondurbin/airoboros-gpt4-m2.0"], "model_name": "Airoboros L2 7B Gpt4 M2.0",
@@ -111,6 +130,25 @@ def test_every_section_and_field():
     assert data["tags"][:2] == ["awq", "4-bit"]
 
 
+def test_what_the_card_says_beside_its_headings():
+    made = card()
+    for said in (
+        "Chat & support", "Want to contribute?", "generously supported by a grant",
+        "- Model creator: [Jon Durbin](https://huggingface.co/jondurbin)", "- Original model: [Airoboros L2 7B",
+        "* [AWQ model(s) for GPU inference.](https://huggingface.co/TheBloke/airoboros-l2-7B-gpt4-m2.0-AWQ)",
+        "* [GPTQ models for GPU inference, with multiple quantisation parameter options.](",
+        "* [2, 3, 4, 5, 6 and 8-bit GGUF models for CPU+GPU inference](", "* [Jon Durbin's original unquantised",
+        f"```\n{TEMPLATE}\n```", "listed its license as `other`", "subject to the Meta Llama 2 license terms",
+        "license files for that are additionally included", "licensed under both licenses", "I contacted Hugging Face",
+        "any questions regarding licensing", "| Branch | Bits | GS | AWQ Dataset | Seq Len | Size |",
+        "Models are released as safetensors files, in shards", "pass the `--quantization awq` parameter",
+        "pass the `quantization=awq` parameter", "The future of AI is", "AutoAWQForCausalLM.from_quantized(",
+        "fuse_layers=True, trust_remote_code=False, safetensors=True", "max_new_tokens=512", "pipe = pipeline(",
+        "repetition_penalty=1.1", "text-generation-launcher", "**Special thanks to**",
+    ):  # fmt: skip
+        assert said.lower() in made.lower(), said
+
+
 def test_the_table():
     row = next(line for line in card().splitlines() if line.startswith("| [main]"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
@@ -121,7 +159,7 @@ def test_the_table():
 
 def test_figures_that_were_measured_get_columns():
     wanted = recipe(RECIPE + "evaluation: {text: a/wiki.txt, context: 512, windows: 8}\n")
-    gguf = wanted.repositories[1]
+    gguf = wanted.repositories[2]
     results = [MemberResult(member, f"m.{i}.gguf", 4 * 10**9, 4.8) for i, member in enumerate(gguf.members)]
     results[0].perplexity, results[0].reference_perplexity, results[0].kl_divergence = 5.6, 5.47, 0.0123
     results[0].memory = Memory("llama-cpp-python", 5 * 10**9)
@@ -136,8 +174,8 @@ def test_figures_that_were_measured_get_columns():
 
 def test_nothing_is_said_to_work_that_was_not_run():
     wanted = recipe()
-    result = MemberResult(wanted.repositories[2].members[0], None, 10**9, 16.0)
-    made = model_card(wanted, wanted.repositories[2], [result], facts(wanted))
+    result = MemberResult(wanted.repositories[3].members[0], None, 10**9, 16.0)
+    made = model_card(wanted, wanted.repositories[3], [result], facts(wanted))
     assert "These files were not run" in made
     assert "Perplexity" not in made
     assert check_front_matter(made).get("base_model_relation") is None
@@ -162,8 +200,8 @@ def test_front_matter_that_does_not_hold(front, says):
         (("repo: TheBloke/airoboros-l2-7B-gpt4-m2.0-AWQ", "repo: nowhere"), r"repositories\[0\]\.repo is 'nowhere'"),
         (('"awq:4bit-128g"', '"exl2:4"'), r"repositories\[0\]\.files\[0\]\.format is 'exl2:4'; formats look like gguf"),
         (("creator:", "maker:"), "maker is not known; there are also_licensed"),
-        (('{format: "gguf:Q8_0"}', '{format: "gguf:Q4_K_M"}'), r"repositories\[1\]\.files has two on one branch"),
-        (('{format: "gguf:Q8_0"}', "{format: bf16}"), r"repositories\[1\]\.files mixes formats"),
+        (('{format: "gguf:Q8_0"}', '{format: "gguf:Q4_K_M"}'), r"repositories\[2\]\.files has two on one branch"),
+        (('{format: "gguf:Q8_0"}', "{format: bf16}"), r"repositories\[2\]\.files mixes formats"),
         (("samples: 128", "samples: many"), r"files\[0\]\.samples must be an integer, found 'many'"),
     ],
 )
