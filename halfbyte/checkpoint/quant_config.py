@@ -100,6 +100,7 @@ class AwqConfig:
         if weight.bits > 4 or weight.g_idx is not None:
             raise OutputError(
                 "AWQ's gemm layout holds 4 bits a weight and groups of consecutive inputs, without an activation order"
+                "; gptq and compressed-tensors hold more"
             )
         if (weight.q.shape[0] % 8) or not torch.equal(weight.s.to(torch.float16).float(), weight.s.float()):
             raise OutputError("AWQ's gemm layout needs a multiple of 8 outputs, and scales that fit float16")

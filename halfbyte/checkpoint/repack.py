@@ -54,14 +54,25 @@ def container_like(checkpoint: Checkpoint, name: str, *, version: str | None = N
     ordered = (isinstance(own, GptqConfig) and own.desc_act) or (
         isinstance(own, CompressedTensorsConfig) and any(scheme.ordered for scheme in own.schemes)
     )
+    symmetric = is_symmetric(own)
     if name == "awq":
         return AwqConfig(group_size=own.group_size, modules_to_not_convert=kept)
     if name == GPTQ:
         form = version or GPTQ
-        return GptqConfig(own.bits, own.group_size, ordered, checkpoint_format=form, float_modules=frozenset(kept))
+        return GptqConfig(
+            own.bits, own.group_size, ordered, symmetric, checkpoint_format=form, float_modules=frozenset(kept)
+        )
     if name == COMPRESSED_TENSORS:
-        return CompressedTensorsConfig((Scheme(own.bits, own.group_size, ordered=ordered),), ("lm_head", *kept))
+        scheme = Scheme(own.bits, own.group_size, symmetric=symmetric, ordered=ordered)
+        return CompressedTensorsConfig((scheme,), ("lm_head", *kept))
     raise OutputError(f"there is no container called {name!r}; there are awq, {GPTQ} and {COMPRESSED_TENSORS}")
+
+
+def is_symmetric(container: Container) -> bool:
+    """Whether every zero point is in the middle of the levels, as the container itself says."""
+    if isinstance(container, CompressedTensorsConfig):
+        return all(scheme.symmetric for scheme in container.schemes)
+    return isinstance(container, GptqConfig) and container.sym
 
 
 def _write(checkpoint: Checkpoint, name: str, prefix: str, container: Container, writer: RepositoryWriter) -> None:

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from halfbyte.checkpoint.gptq import V1, V2, GptqConfig
-from halfbyte.checkpoint.repack import container_like, repack
+from halfbyte.checkpoint.repack import container_like, is_symmetric, repack
 from halfbyte.checkpoint.size import weight_count
 from halfbyte.checkpoint.writer import RepositoryWriter
 from halfbyte.convert.request import ConvertReport, KindLoss, Request
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from halfbyte.quantize import Plan
 
 _SETTINGS = re.compile(r"(?P<bits>[2348])bit(?:-(?P<group>\d+|-1)g)?(?P<flags>(?:-(?:actorder|sym|v2))*)")
+_FOR_GPTQMODEL = (
+    "GPTQModel 7 refuses asymmetric files of version 1 that it did not write itself; for it, write -v2 or -sym",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ def parse(name: str, settings: str) -> Wanted:
     flags = match["flags"] if match else ""
     if match is None or (flags and name == "awq") or ("v2" in flags and name != "gptq"):
         extra = ", and -actorder, -sym or -v2 after it" if name == "gptq" else ""
-        raise QuantizeError(f"{name}:{settings} is not a format; write {name}:4bit or {name}:4bit-128g{extra}")
+        bits = "; there are 2, 3, 4 and 8 bits" if name == "gptq" else "; there are 4 bits"
+        raise QuantizeError(f"{name}:{settings} is not a format; write {name}:4bit or {name}:4bit-128g{extra}{bits}")
     group = None if match["group"] is None else int(match["group"])
     return Wanted(int(match["bits"]), group, "actorder" in flags, "sym" in flags, "v2" in flags)
 
@@ -94,19 +98,18 @@ def _repack(request: Request, name: str, wanted: Wanted) -> ConvertReport:
         out_bytes=writer.total_size,
         bits_per_weight=8 * writer.total_size / weight_count(checkpoint.config),
         seconds=round(time.perf_counter() - started, 2),
-        notes=["repacked: every weight is the same as before, to the bit"],
+        notes=["repacked: every weight is the same as before, to the bit", *_for_gptqmodel(container)],
     )
 
 
 def _is_asked_for(own: Container, wanted: Wanted) -> bool:
     """Whether a container's settings are those of the SPEC, as far as it gives them."""
     act_order = isinstance(own, GptqConfig) and own.desc_act
-    sym = isinstance(own, GptqConfig) and own.sym
     return (
         own.bits == wanted.bits
         and wanted.group_size in {None, own.group_size}
         and (act_order or not wanted.act_order)
-        and (sym or not wanted.sym)
+        and (is_symmetric(own) or not wanted.sym)
     )
 
 
@@ -146,8 +149,17 @@ def _quantize(request: Request, name: str, wanted: Wanted) -> ConvertReport:
             KindLoss(kind, dict(Counter({name.upper(): len(found)})), fmean(found) ** 0.5)
             for kind, found in errors.items()
         ],
-        notes=[*report.notes, "errors are of the layers' outputs on calibration text, not of the weights"],
+        notes=[
+            *report.notes,
+            "errors are of the layers' outputs on calibration text, not of the weights",
+            *(_FOR_GPTQMODEL if name == "gptq" and not (wanted.sym or wanted.v2) else ()),
+        ],
     )
+
+
+def _for_gptqmodel(container: Container) -> tuple[str, ...]:
+    v1 = isinstance(container, GptqConfig) and container.checkpoint_format == V1
+    return _FOR_GPTQMODEL if v1 and not is_symmetric(container) else ()
 
 
 def _full_spec(name: str, wanted: Wanted, group_size: int) -> str:

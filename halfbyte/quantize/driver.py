@@ -342,7 +342,8 @@ def _check_tokens(data: CalibrationData, checkpoint: Checkpoint) -> None:
     largest = int(data.tokens.max())
     if largest >= checkpoint.config.vocab_size:
         raise QuantizeError(
-            f"the tokenizer gives token {largest}, the embedding has {checkpoint.config.vocab_size} rows"
+            f"{checkpoint.source.spec}: the tokenizer gives token {largest}, but the embedding has "
+            f"{checkpoint.config.vocab_size} rows; the tokenizer is not this model's"
         )
 
 

@@ -62,7 +62,7 @@ def choose_group_size(config: ModelConfig, options: QuantizeOptions) -> int:
         if outputs % 8 and not skipping:
             raise QuantizeError(
                 f"{layer} has {outputs} outputs; the AWQ container packs 8 a word, so N must divide by 8 "
-                "(--indivisible skip leaves it in 16 bits)"
+                "(`halfbyte quantize --indivisible skip` leaves it in 16 bits)"
             )
     possible = [g for g in AUTO_GROUP_SIZES if all(k % g == 0 for k in inputs.values())]
     if options.group_size == "auto":
@@ -72,8 +72,8 @@ def choose_group_size(config: ModelConfig, options: QuantizeOptions) -> int:
             return max(AUTO_GROUP_SIZES, key=lambda g: (sum(k % g == 0 for k in inputs.values()), g))
         shapes = ", ".join(f"{layer.rsplit('.', 1)[1]} {k}" for layer, k in inputs.items())
         raise QuantizeError(
-            f"none of the group sizes {AUTO_GROUP_SIZES} divides every layer's inputs ({shapes}); --indivisible skip "
-            "leaves those layers in 16 bits, --indivisible pad widens the MLP"
+            f"none of the group sizes {AUTO_GROUP_SIZES} divides every layer's inputs ({shapes}); `halfbyte "
+            "quantize --indivisible skip` leaves those layers in 16 bits, `--indivisible pad` widens the MLP"
         )
     size = int(options.group_size)
     if size == -1 or skipping:
@@ -83,7 +83,8 @@ def choose_group_size(config: ModelConfig, options: QuantizeOptions) -> int:
             would = ", ".join(map(str, possible)) or "none of 128, 64, 32"
             raise QuantizeError(
                 f"group size {size} does not divide the {k} inputs of {layer}; sizes that would: {would}; "
-                "or --indivisible skip leaves such layers in 16 bits, --indivisible pad widens the MLP"
+                "or `halfbyte quantize --indivisible skip` leaves such layers in 16 bits, `--indivisible pad` widens "
+                "the MLP"
             )
     return size
 

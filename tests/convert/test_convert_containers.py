@@ -7,6 +7,7 @@ from tiny_checkpoints import LLAMA, random_tensors, write_model
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.open import open_source
+from halfbyte.checkpoint.repack import is_symmetric
 from halfbyte.convert import ConvertOptions, convert
 from halfbyte.errors import OutputError, QuantizeError
 
@@ -118,3 +119,20 @@ def test_a_place_that_is_taken_is_seen_before_the_work(plain, tmp_path):
     with pytest.raises(OutputError, match="--overwrite"):
         convert(plain, tmp_path / "out", "gptq:4bit-32g", OPTIONS)
     assert (tmp_path / "out/mine").read_text() == "x"
+
+
+def test_what_is_symmetric_is_said_to_be(plain, tmp_path):
+    """Programs have faster kernels for it, and some load nothing else; so every container on the way says it."""
+    specs = ["gptq:4bit-32g-sym", "compressed-tensors:4bit-32g", "gptq:4bit-32g-v2", "gptq:4bit-32g-sym"]
+    place = plain
+    for n, spec in enumerate(specs):
+        report = convert(place, tmp_path / str(n), spec, OPTIONS)
+        assert not [note for note in report.notes if "GPTQModel" in note]
+        place = tmp_path / str(n)
+        assert is_symmetric(Checkpoint(open_source(place)).container)
+    first, last = (Checkpoint(open_source(tmp_path / n)) for n in "03")
+    for prefix in first.linears:
+        assert torch.equal(first.stored(prefix).q, last.stored(prefix).q)
+    convert(place, tmp_path / "awq", "awq:4bit-32g")
+    asymmetric = convert(tmp_path / "awq", tmp_path / "back", "gptq:4bit-32g")  # AWQ's container does not say
+    assert "write -v2 or -sym" in asymmetric.notes[-1]
