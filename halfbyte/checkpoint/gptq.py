@@ -157,7 +157,7 @@ class GptqConfig:
         if full := int((moved & (weight.q == 2**self.bits - 1)).sum()):
             raise OutputError(
                 f"{full} of its weights are at the highest level of a group with zero point 0, which {V1} cannot store "
-                f"so that all programs read it alike; {V2} can"
+                f"so that all programs read it alike; {V2} can (-v2 at the end of --format)"
             )
         return weight.q + moved.to(torch.uint8), weight.z + at_zero.to(torch.uint8)
 

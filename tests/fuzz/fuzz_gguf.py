@@ -59,7 +59,7 @@ def main() -> None:
             told[re.sub(r"'.*?'|\d+|\S*/\S*", "_", message)[:70] if message else "read"] += 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{options.count} files, slowest {slowest:.2f} s of CPU, {peak:.0f} MB at most")
-    for message, count in told.most_common():
+    for message, count in told.most_common(40):
         print(f"{count:7} {message}".replace("\n", " "))
 
 
