@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from halfbyte.publish.result import MemberResult
 
 HUB = "https://huggingface.co"
+_FIRST_NUMBER = re.compile(r"\d+")  # of gguf:Q4_K_M: its bits
 _TAGS = {"awq": ["awq", "4-bit"], "gguf": ["gguf"], "gptq": ["gptq"], "compressed-tensors": ["compressed-tensors"]}
 _LIBRARIES = {"gguf": "gguf"}
 
@@ -131,13 +133,24 @@ def _model_link(facts: Facts, text: str) -> str:
 
 
 def _family(recipe: Recipe, facts: Facts) -> str:
-    lines = [f"* [{r.about or REPOSITORY_LINES[r.kind]}]({HUB}/{r.repo})" for r in recipe.repositories]
+    lines = [f"* [{r.about or _about(r)}]({HUB}/{r.repo})" for r in recipe.repositories]
     if facts.base_model:
         whose = f"{facts.creator}'s original" if facts.creator else "The original"
         lines.append(
             f"* [{whose} unquantised model, for GPU inference and for further conversions]({HUB}/{facts.base_model})"
         )
     return "\n".join(lines)
+
+
+def _about(repository: Repository) -> str:
+    """A repository's line among its family: what it has, and no more."""
+    line = REPOSITORY_LINES[repository.kind]
+    if repository.kind == "gptq" and len(repository.members) == 1:
+        return "GPTQ model for GPU inference."
+    if repository.kind != "gguf":
+        return line
+    *others, last = sorted({int(n) for member in repository.members for n in _FIRST_NUMBER.findall(member.format)[:1]})
+    return line.format(bits=f"{', '.join(map(str, others))} and {last}" if others else str(last))
 
 
 def _prompt(recipe: Recipe, facts: Facts) -> list[str]:

@@ -55,8 +55,15 @@ print(tokenizer.decode(output[0]))
 from transformers import pipeline
 
 pipe = pipeline(
-    "text-generation", model=model, tokenizer=tokenizer, max_new_tokens={tokens},
-    do_sample=True, temperature=0.7, top_p=0.95, top_k=40, repetition_penalty=1.1,
+    "text-generation",
+    model=model,
+    tokenizer=tokenizer,
+    max_new_tokens={tokens},
+    do_sample=True,
+    temperature=0.7,
+    top_p=0.95,
+    top_k=40,
+    repetition_penalty=1.1,
 )
 print(pipe(prompt_template)[0]["generated_text"])
 '''
@@ -79,10 +86,8 @@ prompt_template = f"""{template}"""
 tokens = tokenizer(prompt_template, return_tensors="pt").input_ids.to(model.device)
 
 # Generate output
-generation_output = model.generate(
-    tokens, do_sample=True, temperature=0.7, top_p=0.95, top_k=40, max_new_tokens={tokens}
-)
-print("Output: ", tokenizer.decode(generation_output[0]))
+output = model.generate(tokens, do_sample=True, temperature=0.7, top_p=0.95, top_k=40, max_new_tokens={tokens})
+print("Output: ", tokenizer.decode(output[0]))
 '''
 
 LLAMA_CPP = 'llama-cli -m {file} -p "{prompt}"'
@@ -106,7 +111,7 @@ ABOUT = {
     "gptq": (
         "GPTQ",
         "GPTQ rounds weights one input channel at a time and makes up for each error in those not yet rounded. "
-        "Several settings are provided, on branches: more bits and smaller groups are more exact and larger.",
+        "More bits and smaller groups are more exact and larger; several settings lie on branches.",
     ),
     "gguf": (
         "GGUF",
@@ -124,7 +129,7 @@ ABOUT = {
 REPOSITORY_LINES = {
     "awq": "AWQ model(s) for GPU inference.",
     "gptq": "GPTQ models for GPU inference, with multiple quantisation parameter options.",
-    "gguf": "2, 3, 4, 5, 6 and 8-bit GGUF models for CPU+GPU inference",
+    "gguf": "{bits}-bit GGUF models for CPU+GPU inference",
     "compressed-tensors": "compressed-tensors model(s) for vLLM",
     "fp16": "Unquantised fp16 model, for GPU inference and for further conversions",
     "bf16": "Unquantised bf16 model, for GPU inference and for further conversions",

@@ -52,7 +52,13 @@ repositories:
       - {{format: "gptq:4bit-128g"}}
       - {{format: "gptq:4bit-32g-actorder", branch: gptq-4bit-32g-actorder_True}}
   - repo: TheBloke/airoboros-l2-7B-gpt4-m2.0-GGUF
-    files: [{{format: "gguf:Q4_K_M"}}, {{format: "gguf:Q8_0"}}]
+    files:
+      - {{format: "gguf:Q4_K_M"}}
+      - {{format: "gguf:Q8_0"}}
+      - {{format: "gguf:Q2_K"}}
+      - {{format: "gguf:Q3_K_M"}}
+      - {{format: "gguf:Q5_K_M"}}
+      - {{format: "gguf:Q6_K"}}
   - repo: TheBloke/airoboros-l2-7B-gpt4-m2.0-fp16
     files: [{{format: fp16}}]
 header: |
@@ -160,7 +166,7 @@ def test_the_table():
 def test_figures_that_were_measured_get_columns():
     wanted = recipe(RECIPE + "evaluation: {text: a/wiki.txt, context: 512, windows: 8}\n")
     gguf = wanted.repositories[2]
-    results = [MemberResult(member, f"m.{i}.gguf", 4 * 10**9, 4.8) for i, member in enumerate(gguf.members)]
+    results = [MemberResult(member, f"m.{i}.gguf", 4 * 10**9, 4.8) for i, member in enumerate(gguf.members[:2])]
     results[0].perplexity, results[0].reference_perplexity, results[0].kl_divergence = 5.6, 5.47, 0.0123
     results[0].memory = Memory("llama-cpp-python", 5 * 10**9)
     results[0].tried = [Tried("halfbyte", "1", works=True)]
@@ -170,6 +176,19 @@ def test_figures_that_were_measured_get_columns():
     assert "| Q4_K_M | 4.80 | 4.00 GB | 5.600 | 0.0123 | 5.00 GB |" in made
     assert "8 windows of 512 tokens of wiki.txt. The source model's perplexity is 5.470." in made
     assert "| halfbyte | 1 | 1 of 2 files |" in made
+
+
+@pytest.mark.parametrize(
+    ("types", "said"), [(["Q4_K_M", "Q8_0"], "4 and 8-bit"), (["Q4_0", "Q4_1"], "4-bit"), (["BF16"], "16-bit")]
+)
+def test_the_family_promises_the_bits_that_are_there(types, said):
+    files = [{"format": f"gguf:{kind}"} for kind in types]
+    repositories = [{"repo": "a/b-GGUF", "files": files}, {"repo": "a/b-GPTQ", "files": [{"format": "gptq:4bit-64g"}]}]
+    wanted = parse_recipe(yaml.safe_load(RECIPE) | {"repositories": repositories}, "recipe.yaml")
+    result = MemberResult(wanted.repositories[0].members[0], "m.gguf", 10**9, 4.5)
+    made = model_card(wanted, wanted.repositories[0], [result], facts(wanted))
+    assert f"* [{said} GGUF models for CPU+GPU inference](https://huggingface.co/a/b-GGUF)" in made
+    assert "* [GPTQ model for GPU inference.](https://huggingface.co/a/b-GPTQ)" in made
 
 
 def test_nothing_is_said_to_work_that_was_not_run():
