@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _SETTINGS = re.compile(r"(?P<bits>[2348])bit(?:-(?P<group>\d+|-1)g)?(?P<flags>(?:-(?:actorder|sym|v2))*)")
 _FOR_GPTQMODEL = (
-    "GPTQModel 7 refuses asymmetric files of version 1 that it did not write itself; for it, write -v2 or -sym",
+    "GPTQModel.load refuses asymmetric files of version 1 that it did not write itself; for it, write -v2 or -sym",
 )
 
 

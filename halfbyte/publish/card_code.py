@@ -34,8 +34,17 @@ def code_sections(repository: Repository, results: Sequence[MemberResult], templ
     sections.append("### You can then try the following example code\n\n" + _python(halfbyte_code(repository)))
     if repository.kind == "awq":
         sections.append("### With AutoAWQ's class\n\n" + _python(autoawq_code(repository, template)))
-    sections.append("### From transformers\n\n" + _python(transformers_code(repository, template)))
+    sections.append("### From transformers\n\n" + _from_transformers(repository, template))
     return sections
+
+
+def _from_transformers(repository: Repository, template: str | None) -> str:
+    code = _python(transformers_code(repository, template))
+    if repository.kind == "compressed-tensors":
+        return f"{_shell('pip3 install compressed-tensors')}\n\n{code}"
+    if repository.kind != "gptq":
+        return code
+    return f"transformers reads GPTQ with GPTQModel:\n\n{_shell('pip3 install gptqmodel optimum')}\n\n{code}"
 
 
 def halfbyte_code(repository: Repository, place: str | None = None) -> str:

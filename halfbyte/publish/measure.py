@@ -33,7 +33,10 @@ from llama_cpp import Llama
 text = Llama(place, n_ctx=256, verbose=False)(prompt, max_tokens=8, temperature=0)["choices"][0]["text"]
 """,
     "transformers": """
-import importlib.util
+import importlib.util, os
+if importlib.util.find_spec("gptqmodel"):  # with fewer cores than this, version 7.7.0 cannot be imported
+    cores = max(os.cpu_count() or 1, 8)
+    os.cpu_count = lambda: cores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 import halfbyte.integrations.transformers
 tokenizer, model = AutoTokenizer.from_pretrained(place), AutoModelForCausalLM.from_pretrained(place)
@@ -47,7 +50,16 @@ peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform =
 print(json.dumps({"text": text, "memory": peak}))
 """
 _PACKAGES = {"llama-cpp-python": "llama_cpp_python"}
-PROGRAMS_FOR = {"gguf": ("llama-cpp-python", "halfbyte"), "awq": ("halfbyte", "transformers")}
+_OWN = ("halfbyte", "transformers")
+PROGRAMS_FOR = {
+    "gguf": ("llama-cpp-python", "halfbyte"),
+    "awq": _OWN,
+    "gptq": _OWN,
+    "compressed-tensors": _OWN,
+    "fp16": _OWN,
+    "bf16": _OWN,
+}
+_NEEDS = {("gptq", "transformers"): "gptqmodel", ("compressed-tensors", "transformers"): "compressed-tensors"}
 
 
 def perplexity_beside(place: Path, source: str, evaluation: Evaluation) -> Perplexity:
@@ -68,6 +80,8 @@ def run_programs(place: Path, kind: str) -> tuple[list[Tried], Memory | None]:
     for program in PROGRAMS_FOR.get(kind, ("halfbyte",)):
         try:
             found = version(_PACKAGES.get(program, program))
+            if (kind, program) in _NEEDS:
+                found += f" with {_NEEDS[kind, program]} {version(_NEEDS[kind, program])}"
         except PackageNotFoundError:
             continue
         answer = _run(program, place)

@@ -232,3 +232,11 @@ def test_recipes_that_are_wrong(tmp_path, change, says):
     path.write_text(RECIPE.replace(*change))
     with pytest.raises(PublishError, match=says):
         read_recipe(path)
+
+
+def test_a_gptq_card_says_what_transformers_needs():
+    wanted = recipe()
+    result = MemberResult(wanted.repositories[1].members[0], None, 10**9, 4.5, group_size=64)
+    made = model_card(wanted, wanted.repositories[1], [result], facts(wanted))
+    assert "### From transformers\n\ntransformers reads GPTQ with GPTQModel:" in made
+    assert "pip3 install gptqmodel optimum" in made
