@@ -34,11 +34,16 @@ def write_bf16(request: Request) -> ConvertReport:
     return write_floats(request, "bf16")
 
 
+def no_settings(name: str, settings: str) -> None:
+    """Raise QuantizeError if anything follows the colon."""
+    if settings:
+        raise QuantizeError(f"{name} takes no settings, and got {settings!r}")
+
+
 @torch.inference_mode()
 def write_floats(request: Request, name: str) -> ConvertReport:
     """Write the repository; shards hold at most `max_shard_size` bytes."""
-    if request.settings:
-        raise QuantizeError(f"{name} takes no settings, and got {request.settings!r}")
+    no_settings(name, request.settings)
     started = time.perf_counter()
     checkpoint, dtype = request.checkpoint, DTYPES[name]
     writer = RepositoryWriter(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from halfbyte.checkpoint.fields import Fields
-from halfbyte.convert.registry import FORMATS
-from halfbyte.errors import ConfigError, PublishError
+from halfbyte.convert.registry import FORMATS, format_of
+from halfbyte.errors import ConfigError, PublishError, QuantizeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -218,6 +218,10 @@ def _member(value: Any, where: str, prefix: str) -> Member:
     if form.partition(":")[0].lower() not in FORMATS:
         known = ", ".join(known.example for known in FORMATS.values())
         raise fields.fail("format", f"is {form!r}; formats look like {known}")
+    try:
+        format_of(form)
+    except QuantizeError as error:
+        raise fields.fail("format", f"is {form!r}: {error}") from None
     branch = fields.string("branch", "main")
     if not _BRANCH.fullmatch(branch):
         raise fields.fail("branch", f"is {branch!r}, not a name of letters, digits, '.', '_' and '-'")

@@ -218,6 +218,14 @@ def test_front_matter_that_does_not_hold(front, says):
     [
         (("repo: TheBloke/airoboros-l2-7B-gpt4-m2.0-AWQ", "repo: nowhere"), r"repositories\[0\]\.repo is 'nowhere'"),
         (('"awq:4bit-128g"', '"exl2:4"'), r"repositories\[0\]\.files\[0\]\.format is 'exl2:4'; formats look like gguf"),
+        (
+            ('"gguf:Q2_K"', '"gguf:IQ4_XS"'),
+            r"repositories\[2\]\.files\[2\]\.format is 'gguf:IQ4_XS': .*those that can: F32",
+        ),
+        (
+            ('"gptq:4bit-128g"', '"gptq:5bit"'),
+            r"repositories\[1\]\.files\[0\]\.format is 'gptq:5bit': .*2, 3, 4 and 8 bits",
+        ),
         (("creator:", "maker:"), "maker is not known; there are also_licensed"),
         (('{format: "gguf:Q8_0"}', '{format: "gguf:Q4_K_M"}'), r"repositories\[2\]\.files has two on one branch"),
         (('{format: "gguf:Q8_0"}', "{format: bf16}"), r"repositories\[2\]\.files mixes formats"),
