@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from halfbyte.kernels.cuda.tensor_map import TensorMap
 
 MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # CU_FUNC_ATTRIBUTE_…
-PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_…
+COOPERATIVE, PROGRAMMATIC_STREAM_SERIALIZATION = 2, 6  # CU_LAUNCH_ATTRIBUTE_…
 
 
 class _Attribute(ctypes.Structure):
@@ -43,8 +43,6 @@ class CudaKernel:
         check(cuda.cuModuleGetFunction(byref(function), module, name.encode()))
         check(cuda.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED_SIZE_BYTES, max_shared))
         self._module, self._function, self._cubin = module, function, cubin
-        early = _Attribute(PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1)
-        self._early = (_Attribute * 1)(early)
         self._overlaps = torch.cuda.get_device_capability()[0] >= 9
 
     def __call__(
@@ -55,17 +53,19 @@ class CudaKernel:
         arguments: Sequence[torch.Tensor | TensorMap | int | float | None],
         *,
         early: bool = False,
+        together: bool = False,
     ) -> None:
         """Launch. Tensors go as pointers, None as a null pointer, int and float as 32 bits, maps by value.
 
         early: the kernel may begin while the one before it runs, and waits for it by itself; from Hopper on.
+        together: all blocks run at once, or KernelError is raised: they wait for each other.
         """
         values = [_argument(a) for a in arguments]
         pointers = (c_void_p * len(values))(*(v if isinstance(v, int) else ctypes.addressof(v) for v in values))
         stream = torch.cuda.current_stream().cuda_stream
-        config = _Config(
-            (grid, 1, 1), (threads, 1, 1), shared, stream, self._early, 1 if early and self._overlaps else 0
-        )
+        ids = [PROGRAMMATIC_STREAM_SERIALIZATION] * (early and self._overlaps) + [COOPERATIVE] * together
+        attributes = (_Attribute * len(ids))(*(_Attribute(i, 0, 1) for i in ids))
+        config = _Config((grid, 1, 1), (threads, 1, 1), shared, stream, attributes, len(ids))
         check(driver().cuLaunchKernelEx(byref(config), self._function, pointers, None))
 
 

@@ -29,7 +29,8 @@ class GpuKernels:
     """See interface.Kernels.
 
     Where a row's sums are taken in another order for another number of tokens, its last bits may differ: on Hopper
-    between passes of up to 8, 32, 64 and 128 tokens and larger ones, elsewhere in passes of more than SLICED.
+    between recorded passes of up to 4 tokens, passes of up to 8, 32, 64 and 128 and larger ones, elsewhere in passes of
+    more than SLICED.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from halfbyte.kernels.gpu.attention import attend
+from halfbyte.kernels.gpu.whole_step import WholeStep
 from halfbyte.kernels.interface import PagedBatch, PagedCaches
 from halfbyte.kernels.triton.paged_attention import PIECE, pieces_of
 from halfbyte.kernels.triton.rope_store import rope_store
@@ -29,6 +30,7 @@ class GpuPass:
         self.recorded: dict[tuple[int, int], _Recorded] = {}
         self.pool: tuple[int, int] | None = None  # memory that recordings share: one is played at a time
         self.caches: object = None
+        self.step = WholeStep(shape, self.spans, self.norms, device) if spans else None
 
     def __call__(
         self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches
@@ -49,6 +51,14 @@ class GpuPass:
         if key not in self.recorded:
             self.recorded[key] = _Recorded(self, *key, past, with_lengths=lengths is not None)
         return self.recorded[key].play(tokens, positions, lengths, past.batch)
+
+    def decoded(
+        self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches, pieces: int
+    ) -> torch.Tensor:
+        """Launch everything for one new token of each sequence: for few sequences one kernel, where that can be."""
+        if self.step is not None and self.step.takes(embedded.shape[0], past):
+            return self.step(embedded, cos, sin, past)
+        return self.run(embedded, cos, sin, past, pieces)
 
     def run(
         self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches, pieces: int
@@ -91,11 +101,11 @@ class _Recorded:
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # kernels are compiled, and libraries find their ways, before the recording
-            whole.run(*begin(self.tokens, self.positions, self.lengths), own, pieces)
+            whole.decoded(*begin(self.tokens, self.positions, self.lengths), own, pieces)
         torch.cuda.current_stream(device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=whole.pool):  # type: ignore[arg-type]
-            self.hidden = whole.run(*begin(self.tokens, self.positions, self.lengths), own, pieces)
+            self.hidden = whole.decoded(*begin(self.tokens, self.positions, self.lengths), own, pieces)
         whole.pool = whole.pool or self.graph.pool()
 
     def play(
