@@ -13,6 +13,7 @@ from halfbyte.errors import ConfigError, IntegrationError, OutputError, RequestE
 from halfbyte.integrations.cache_attention import CacheAttention
 from halfbyte.integrations.thread_hooks import torch_threads
 from halfbyte.integrations.transformers_parts import (
+    CACHE_NAME,
     AutoConfig,
     CausalLMOutputWithPast,
     DynamicCache,
@@ -67,25 +68,27 @@ class FusedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         return_dict: bool | None = None,
+        cache: Any = None,
         **others: Any,
     ) -> Any:
         """input_ids [B, T], attention_mask [B, past + T] with 0 for padding -> logits [B, T, V], or of the last tokens.
 
         Raises RequestError for what the fused network cannot do (embeddings as input, hidden states, attentions) and
-        for a sequence longer than the context.
+        for a sequence longer than the context. cache: the name of past_key_values from transformers 5.24 on.
         """
         refuse_others(others)
         if input_ids is None:
             raise RequestError("the fused network takes input_ids; fuse_layers=False takes inputs_embeds too")
-        if past_key_values is None and (self.config.use_cache if use_cache is None else use_cache):
-            past_key_values = DynamicCache(config=self.config)
+        cache = past_key_values if cache is None else cache
+        if cache is None and (self.config.use_cache if use_cache is None else use_cache):
+            cache = DynamicCache(config=self.config)
         batch, new = input_ids.shape
-        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        past = 0 if cache is None else int(cache.get_seq_length())
         keep = padding(attention_mask, past + new)
         positions = positions_of(keep, past, new) if position_ids is None else position_ids
         positions = positions.expand(batch, new)
         self._check(input_ids, positions)
-        attend = CacheAttention(self.network.config, past_key_values, batch, past, keep)
+        attend = CacheAttention(self.network.config, cache, batch, past, keep)
         lengths = (positions.amax(-1, keepdim=True) + 1).expand(batch, new).flatten()
         with torch_threads(self.threads_of_pass or torch.get_num_threads()):
             hidden = self.network.forward(input_ids.flatten(), positions.flatten(), attend, lengths)
@@ -93,7 +96,7 @@ class FusedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         hidden = hidden.view(batch, new, -1)[:, kept]
         logits = self.network.logits(hidden.flatten(0, 1)).view(*hidden.shape[:2], -1).clone()
         loss = None if labels is None else self.loss_function(logits, labels, vocab_size=logits.shape[-1])
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE_NAME: cache})
         return output.to_tuple() if return_dict is False else output
 
     def generate(

@@ -27,11 +27,15 @@ try:
 except ImportError as error:
     raise IntegrationError(
         f"transformers {transformers.__version__} differs from what halfbyte plugs into ({error}); "
-        "5.23 is the version that it was tested with: pip install transformers==5.23.0"
+        "5.24 is the version that it was tested with: pip install transformers==5.24.0"
     ) from error
+
+# Of the keys and values that a pass is given and gives: renamed in transformers 5.24
+CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 __all__ = [
     "AUTO_QUANTIZER_MAPPING",
+    "CACHE_NAME",
     "AutoConfig",
     "AutoModelForCausalLM",
     "CausalLMOutputWithPast",
