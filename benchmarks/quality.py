@@ -1,10 +1,10 @@
-"""Perplexity and KL divergence of our AWQ beside plain rounding to nearest: one JSON object a line.
+"""Every way of quantizing one model, each measured on several texts: does one order hold on all of them?
 
-    python benchmarks/quality.py SOURCE --text FILE [--group-sizes 64,32] [--methods rtn,halfbyte] [--calib builtin]
-                                 [--context 1024] [--windows 32] [--samples 64]
+    python benchmarks/quality.py SOURCE --text FILE [--text FILE] [--group-sizes 64,32] [--methods rtn,awq,gptq,default]
+                                 [--calib builtin] [--samples 64] [--seq-len 512] [--context 1024] [--windows 32]
 
-Rounding to nearest is asymmetric, a group's range being that of its weights widened to include 0, nothing scaled or
-clipped. Both are measured in float32 against the unquantized model, by the protocol of `halfbyte eval perplexity`.
+`halfbyte compare` measures on one text; this quantizes once for all. Perplexity and KL(reference || quantized) by the
+protocol of `halfbyte eval perplexity`, in float32. One JSON object a line, behind one with the reference's figures.
 """
 
 from __future__ import annotations
@@ -13,84 +13,58 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.evaluate.perplexity import cut_windows, measure, read_text, tokenize
-from halfbyte.kernels.reference import ReferenceKernels
-from halfbyte.models.loader import load_network, read_blocks
-from halfbyte.models.network import Network
+from halfbyte.evaluate.reference import keep_reference
+from halfbyte.models.loader import load_network
 from halfbyte.quantize import QuantizeOptions, quantize
-from halfbyte.quantize.rounding import quantize_weight, ranges
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from halfbyte.models.network import Block
-
-
-def rounded_blocks(checkpoint: Checkpoint, group_size: int) -> Iterator[Block]:
-    for block in read_blocks(checkpoint):
-        for linear in block.linears().values():
-            weight = linear.weight.float()
-            linear.weight = quantize_weight(weight, *ranges(weight, group_size))
-        yield block
-
-
-def rounded_to_nearest(checkpoint: Checkpoint, group_size: int) -> Network:
-    embedding = checkpoint.tensor("model.embed_tokens.weight")
-    head = embedding if checkpoint.config.tie_word_embeddings else checkpoint.tensor("lm_head.weight")
-    norm = checkpoint.tensor("model.norm.weight")
-    blocks = rounded_blocks(checkpoint, group_size)
-    return Network(checkpoint.config, embedding, blocks, norm, head, ReferenceKernels())
-
-
-def ours(source: str, folder: Path, group_size: int, args: argparse.Namespace) -> tuple[Network, float]:
-    options = QuantizeOptions(group_size=group_size, calib=args.calib, samples=args.samples)
-    report = quantize(source, folder / str(group_size), options)
-    return load_network(Checkpoint(open_source(folder / str(group_size))), "float32"), report.seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
-    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--text", type=Path, action="append", required=True)
     parser.add_argument("--group-sizes", default="64,32")
-    parser.add_argument("--methods", default="rtn,halfbyte")
+    parser.add_argument("--methods", default="rtn,awq,gptq,default")
     parser.add_argument("--calib", default="builtin")
-    parser.add_argument("--context", type=int, default=1024)
-    parser.add_argument("--windows", type=int, default=32)
     parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--windows", type=int, default=32, help="of each text")
     args = parser.parse_args()
     checkpoint = Checkpoint(open_source(args.source))
-    windows = cut_windows(
-        tokenize(Tokenizer.from_source(checkpoint.source), read_text(args.text)), args.context, args.windows
-    )
-    reference = load_network(checkpoint, "float32")
-    with tempfile.TemporaryDirectory() as folder:
-        for group_size in map(int, args.group_sizes.split(",")):
+    tokenizer = Tokenizer.from_source(checkpoint.source)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        texts = {
+            path.name: cut_windows(tokenize(tokenizer, read_text(path)), args.context, args.windows)
+            for path in args.text
+        }
+        references = {
+            name: keep_reference(checkpoint, windows, folder / f"{i}.safetensors")
+            for i, (name, windows) in enumerate(texts.items())
+        }
+        told = False
+        for size in map(int, args.group_sizes.split(",")):
             for method in args.methods.split(","):
-                seconds = 0.0
-                if method == "rtn":
-                    network = rounded_to_nearest(checkpoint, group_size)
-                else:
-                    network, seconds = ours(args.source, Path(folder), group_size, args)
-                with torch.inference_mode():
-                    result = measure(network, windows, reference)
+                options = QuantizeOptions(
+                    group_size=size, effort=method, calib=args.calib, samples=args.samples, seq_len=args.seq_len,
+                    overwrite=True,
+                )  # fmt: skip
+                report = quantize(checkpoint.source, folder / "model", options)
+                network = load_network(Checkpoint(open_source(folder / "model")), "float32")
+                found = {name: measure(network, windows, references[name]) for name, windows in texts.items()}
+                if not told:
+                    print(json.dumps({n: round(f.reference_perplexity or 0, 3) for n, f in found.items()}), flush=True)
+                    told = True
                 row = {
-                    "method": method,
-                    "group_size": group_size,
-                    "perplexity": round(result.perplexity, 3),
-                    "reference": round(result.reference_perplexity or 0, 3),
-                    "kl_divergence": round(result.kl_divergence or 0, 5),
-                    "top1_agreement": round(result.top1_agreement or 0, 4),
-                    "quantize_s": round(seconds, 1),
+                    name: {"perplexity": round(f.perplexity, 3), "kl": round(f.kl_divergence or 0, 4)}
+                    for name, f in found.items()
                 }
-                print(json.dumps(row), flush=True)
+                print(json.dumps({"method": method, "group_size": size, "seconds": report.seconds, **row}), flush=True)
 
 
 if __name__ == "__main__":
