@@ -45,7 +45,7 @@ class Drawn:
             (where,) = upload([ends[[item.is_complete for item in batch]]], hidden.device)
             hidden = hidden[where]
         self.rows = [item.sequence.row for item in chosen]
-        self.inputs: torch.Tensor | None = None  # of the next pass: int64 [lanes]
+        self.inputs: torch.Tensor | None = None  # of the next pass, if it may overtake: int64 [lanes]
         if not chosen:
             return
         logits = network.logits(hidden)
@@ -54,7 +54,8 @@ class Drawn:
             tokens = draw(logits, self.rows, steps, may_wait=may_wait)
         self._download = Download(tokens)
         self._logits = logits if not may_wait and may_be_undecided(self.rows) else None
-        self.inputs = tokens.clamp(min=0)
+        if not may_wait:
+            self.inputs = tokens.clamp(min=0)
 
     def read(self) -> list[int]:
         """Wait for the tokens; DAMAGED and UNDECIDED are among them."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from halfbyte.engine.sampler_row import SamplerRow
 
+MINUS_INFINITY = np.float32(-math.inf).view(np.int32)  # its bits
+
 
 def edit(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
     """In place, on float32 logits [B, V]."""
@@ -28,13 +30,22 @@ def restrict(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
     A ban that would leave none does not count.
     """
     chosen = [i for i, row in enumerate(rows) if _is_restricted(row)]
+    if logits.device.type == "cpu":
+        chosen = [i for i in chosen if not _needs_nothing(rows[i], logits[i])]
     if not chosen:
         return
-    allowed = np.stack([_allowed(rows[i], logits.shape[1]) for i in chosen])
-    if chosen == list(range(len(rows))):
-        logits.masked_fill_(~torch.from_numpy(allowed).to(logits.device), -math.inf)
+    forbidden = [_forbidden(rows[i], logits.shape[1]) for i in chosen]
+    if logits.device.type == "cpu":  # added as -inf or 0: numpy takes a sixth of the time that masked_fill_ takes
+        values = logits.numpy()
+        with np.errstate(invalid="ignore"):  # a row that is damaged anyway
+            for i, marks in zip(chosen, forbidden, strict=True):
+                values[i] += np.multiply(marks, MINUS_INFINITY, dtype=np.int32).view(np.float32)
+        return
+    where = torch.from_numpy(np.stack(forbidden).view(np.bool_)).to(logits.device)
+    if len(chosen) == len(rows):
+        logits.masked_fill_(where, -math.inf)
     else:
-        logits[chosen] = logits[chosen].masked_fill_(~torch.from_numpy(allowed).to(logits.device), -math.inf)
+        logits[chosen] = logits[chosen].masked_fill_(where, -math.inf)
 
 
 def ban(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
@@ -79,18 +90,33 @@ def _is_restricted(row: SamplerRow) -> bool:
     return row.constraint is not None or row.params.allowed_token_ids is not None
 
 
-def _allowed(row: SamplerRow, vocabulary: int) -> np.ndarray:
-    """Which tokens may come next: bool [V], at least one of them."""
-    allowed = np.ones(vocabulary, dtype=bool) if row.constraint is None else row.constraint.allowed().numpy().copy()
+def _needs_nothing(row: SamplerRow, logits: torch.Tensor) -> bool:
+    """Whether the row's token is the likeliest of all, and allowed: what else is allowed does not matter then.
+
+    Within the strings of a JSON schema, where finding all that is allowed takes longest, it nearly always is so.
+    """
+    if not (row.greedy and row.is_only_constrained and row.constraint):
+        return False
+    return row.constraint.allows(int(logits.numpy().argmax()))
+
+
+def _forbidden(row: SamplerRow, vocabulary: int) -> np.ndarray:
+    """1 for each token that may not come next, 0 for the others, of which there is one at least: uint8 [V]."""
+    forbidden = np.zeros(vocabulary, dtype=np.uint8) if row.constraint is None else row.constraint.forbidden()
+    banned = row.banned
+    if row.params.allowed_token_ids is None and not banned:
+        return forbidden
+    allowed = forbidden == 0
     if row.params.allowed_token_ids is not None:
         listed = np.zeros(vocabulary, dtype=bool)
         listed[list(row.params.allowed_token_ids)] = True
         allowed = allowed & listed if (allowed & listed).any() else allowed
-    if row.banned:
+    if banned:
         others = allowed.copy()
-        others[list(row.banned)] = False
+        others[list(banned)] = False
         allowed = others if others.any() else allowed
-    return allowed
+    closed: np.ndarray = np.logical_not(allowed).view(np.uint8)
+    return closed
 
 
 def _scatter(logits: torch.Tensor, edits: list[tuple[int, list[int], list[float]]]) -> None:

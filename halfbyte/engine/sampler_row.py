@@ -44,9 +44,9 @@ class SamplerRow:
         self._counts_tokens = bool(
             params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
         )
-        self._edits_always = bool(
-            self._counts_tokens or bad_words or params.logit_bias or constraint or params.allowed_token_ids is not None
-        )
+        others = bool(self._counts_tokens or bad_words or params.logit_bias or params.allowed_token_ids is not None)
+        self._edits_always = others or constraint is not None
+        self._is_only_constrained = constraint is not None and not others
         self.edits = self._edits_always or self._is_early  # whether anything but the network decides on logits
         self._place: dict[int, int] = {}  # of a token in the two arrays
         self._ids = np.empty(0, dtype=np.int64)
@@ -64,6 +64,11 @@ class SamplerRow:
     @property
     def _is_early(self) -> bool:
         return bool(self._ends) and self.step < self.params.min_tokens
+
+    @property
+    def is_only_constrained(self) -> bool:
+        """Whether nothing but a constraint and the network decides on the next token."""
+        return self._is_only_constrained and not self._is_early
 
     @property
     def counted(self) -> tuple[np.ndarray, np.ndarray] | None:

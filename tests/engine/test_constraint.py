@@ -101,14 +101,36 @@ def test_it_streams(llm):
 
 def test_free_rows_beside_a_constrained_one_are_untouched():
     class Only:
-        def allowed(self):
-            return torch.arange(8) == 3
+        def forbidden(self):
+            return (torch.arange(8) != 3).byte().numpy()
+
+        def allows(self, token):
+            return token == 3
 
     params = SamplingParams(temperature=0, min_tokens=1)
     rows = [SamplerRow(params, 0, []), SamplerRow(params, 0, [], ends=(3,), constraint=Only())]
     logits = torch.zeros(2, 8)
     logits[:, 5] = 1
     assert sample(logits, rows) == [5, 3]
+
+
+@pytest.mark.parametrize("likeliest", [3, 4])
+def test_a_greedy_row_looks_at_all_that_is_allowed_only_where_the_likeliest_is_not(likeliest):
+    looked = []
+
+    class Odd:
+        def forbidden(self):
+            looked.append(True)
+            return (torch.arange(8) % 2 == 0).byte().numpy()
+
+        def allows(self, token):
+            return token % 2 == 1
+
+    logits = torch.zeros(1, 8)
+    logits[0, 5], logits[0, likeliest] = 1, 2
+    expected = 3 if likeliest == 3 else 5
+    assert sample(logits, [SamplerRow(SamplingParams(temperature=0), 0, [], constraint=Odd())]) == [expected]
+    assert bool(looked) == (likeliest == 4)
 
 
 @pytest.mark.parametrize(
@@ -205,9 +227,10 @@ def test_valid_calls_are_allowed(llm, function, params, many):
     for grammar in (prompt.grammar().lark(), prompt.grammar().gbnf()):
         constraint = llm.engine.constraints.start(SamplingParams(grammar=grammar))
         for token in llm.get_tokenizer().encode(text):
-            assert constraint.allowed()[token], text
+            assert not constraint.forbidden()[token], text
+            assert constraint.allows(token), text
             constraint.accept(token)
-        assert constraint.allowed()[256]
+        assert not constraint.forbidden()[256]
 
 
 def test_none_can_be_forbidden(llm):
@@ -218,7 +241,8 @@ def test_none_can_be_forbidden(llm):
         matcher = llm.engine.constraints.start(SamplingParams(grammar=prompt.grammar().lark()))
         seen = []
         for token in llm.get_tokenizer().encode(text):
-            seen.append(bool(matcher.allowed()[token]))
+            seen.append(matcher.allows(token))
+            assert seen[-1] != matcher.forbidden()[token]
             if not seen[-1]:
                 break
             matcher.accept(token)

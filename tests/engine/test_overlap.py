@@ -103,8 +103,11 @@ def test_what_the_host_must_see_first_is_waited_for(special):
 class Anything:
     finished = False
 
-    def allowed(self):
-        return torch.ones(257, dtype=torch.bool)
+    def forbidden(self):
+        return torch.zeros(257, dtype=torch.uint8).numpy()
+
+    def allows(self, token):
+        return True
 
     def accept(self, token):
         pass
