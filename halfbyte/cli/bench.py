@@ -9,7 +9,7 @@ import typer
 
 from halfbyte.cli import sampling_options as options
 from halfbyte.cli.choices import Compute
-from halfbyte.cli.engine_options import Batched, Cache, CacheDtype, CacheKind, Seqs
+from halfbyte.cli.engine_options import Batched, Cache, CacheDtype, CacheKind, Ranks, Seqs
 
 if TYPE_CHECKING:
     from halfbyte.evaluate.serving import Report, Timing
@@ -41,6 +41,7 @@ def throughput(
     max_num_seqs: Seqs = None,
     max_num_batched_tokens: Batched = None,
     speculative_tokens: Guesses = 0,
+    tensor_parallel_size: Ranks = 1,
     compute: options.Compute = Compute.AUTO,
     seed: Seed = 0,
     as_json: Json = False,
@@ -61,6 +62,7 @@ def throughput(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         speculative_tokens=speculative_tokens,
+        tensor_parallel_size=tensor_parallel_size,
     )
     vocabulary = llm.network.config.vocab_size
     all_at_once(llm, random_prompts(1, input_len, vocabulary, seed + 1), 2)  # a first pass is slower
@@ -75,6 +77,7 @@ def latency(
     input_len: InputLength = 32,
     output_len: OutputLength = 64,
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="How many times.")] = 5,
+    tensor_parallel_size: Ranks = 1,
     compute: options.Compute = Compute.AUTO,
     seed: Seed = 0,
     as_json: Json = False,
@@ -87,7 +90,7 @@ def latency(
     from halfbyte.engine.llm import LLM
     from halfbyte.evaluate.load import all_at_once, random_prompts
 
-    llm = LLM(model, compute=compute.value)
+    llm = LLM(model, compute=compute.value, tensor_parallel_size=tensor_parallel_size)
     vocabulary = llm.network.config.vocab_size
     timings: list[Timing] = []
     seconds = 0.0
@@ -119,6 +122,7 @@ def serve(
     ] = float("inf"),
     max_concurrency: Annotated[int, typer.Option(min=1, metavar="N", help="Most requests under way.")] = 256,
     vocabulary: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts are made of token ids under N.")] = 1000,
+    tensor_parallel_size: Ranks = 1,
     compute: options.Compute = Compute.AUTO,
     seed: Seed = 0,
     as_json: Json = False,
@@ -142,7 +146,8 @@ def serve(
         prompts = random_prompts(num_prompts, input_len, vocabulary, seed)
         if url is None:
             assert model is not None
-            async with AsyncEngine(model, max_requests=max_concurrency + 1, compute=compute.value) as engine:
+            settings: dict[str, Any] = {"compute": compute.value, "tensor_parallel_size": tensor_parallel_size}
+            async with AsyncEngine(model, max_requests=max_concurrency + 1, **settings) as engine:
                 return await at_a_rate(ask_engine(engine, output_len), prompts, request_rate, max_concurrency, seed)
         from halfbyte.errors import IntegrationError
 

@@ -9,7 +9,7 @@ from halfbyte.cli import sampling_options as options
 from halfbyte.cli.chat_template import ChatTemplate, read_chat_template, stops_of
 from halfbyte.cli.choices import Compute
 from halfbyte.cli.conversation import Conversation
-from halfbyte.cli.engine_options import Cache
+from halfbyte.cli.engine_options import Cache, Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +38,7 @@ def chat(
     seed: options.Seed = 0,
     compute: options.Compute = Compute.AUTO,
     kv_cache: Cache = None,
+    tensor_parallel_size: Ranks = 1,
 ) -> None:
     """Talk with a model.
 
@@ -54,7 +55,13 @@ def chat(
     from halfbyte.engine.llm import LLM
     from halfbyte.errors import RequestError
 
-    llm = LLM(model, compute=compute.value, chat_template=read_chat_template(chat_template), kv_cache=kv_cache)
+    llm = LLM(
+        model,
+        compute=compute.value,
+        chat_template=read_chat_template(chat_template),
+        kv_cache=kv_cache,
+        tensor_parallel_size=tensor_parallel_size,
+    )
     if llm.get_tokenizer().chat_template is None:
         raise RequestError(f"{model} has no chat template; use halfbyte generate --raw")
     Chat(llm, params, Conversation(system)).run()

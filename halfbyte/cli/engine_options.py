@@ -27,6 +27,16 @@ Cache = Annotated[
 CacheDtype = Annotated[
     CacheKind, typer.Option("--kv-cache-dtype", help="What they are kept as; fp8 takes half the memory, on a GPU.")
 ]
+Ranks = Annotated[
+    int,
+    typer.Option(
+        "--tensor-parallel-size",
+        "-tp",
+        min=1,
+        metavar="N",
+        help="GPUs (or processes on a CPU) that compute each token.",
+    ),
+]
 Seqs = Annotated[
     int | None,
     typer.Option(

@@ -11,7 +11,7 @@ import typer
 from halfbyte.cli import sampling_options as options
 from halfbyte.cli.chat_template import ChatTemplate, read_chat_template, stops_of
 from halfbyte.cli.choices import Compute
-from halfbyte.cli.engine_options import Cache
+from halfbyte.cli.engine_options import Cache, Ranks
 
 if TYPE_CHECKING:
     from halfbyte.cli.answer import Answer
@@ -35,6 +35,7 @@ def generate(
     seed: options.Seed = 0,
     compute: options.Compute = Compute.AUTO,
     kv_cache: Cache = None,
+    tensor_parallel_size: Ranks = 1,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print the whole answer as JSON, with tokens and seconds."),
@@ -62,7 +63,13 @@ def generate(
     from halfbyte.engine.llm import LLM
 
     started = time.perf_counter()
-    llm = LLM(model, compute=compute.value, chat_template=read_chat_template(chat_template), kv_cache=kv_cache)
+    llm = LLM(
+        model,
+        compute=compute.value,
+        chat_template=read_chat_template(chat_template),
+        kv_cache=kv_cache,
+        tensor_parallel_size=tensor_parallel_size,
+    )
     loaded = time.perf_counter() - started
     token_ids = prompt_tokens(llm, model, text, system, raw=raw)
     deltas = llm.stream({"prompt_token_ids": token_ids}, params)

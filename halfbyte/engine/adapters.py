@@ -17,14 +17,20 @@ if TYPE_CHECKING:
 
     from halfbyte.checkpoint.config import ModelConfig
     from halfbyte.engine.lora import Adapter
+    from halfbyte.engine.ranks import Ranks
     from halfbyte.models.network import AdaptLayer
+    from halfbyte.models.share import Share
 
 
 class Adapters:
     """By name. One that is dropped serves the requests that have it to their end."""
 
-    def __init__(self, config: ModelConfig, device: torch.device, *, enabled: bool) -> None:
-        self._config = config
+    def __init__(
+        self, config: ModelConfig, device: torch.device, share: Share | None, ranks: Ranks | None, *, enabled: bool
+    ) -> None:
+        """share: what of the network is here, and of each adapter. ranks: the processes that have the rest."""
+        self._config = config if share is None else share.whole
+        self._share, self._ranks = share, ranks
         self._device = device
         self._enabled = enabled
         self._loaded: dict[str, Adapter] = {}
@@ -42,11 +48,18 @@ class Adapters:
         if name in self._loaded:
             raise AdapterError(f"an adapter named {name!r} is loaded already; unload it first, or choose another name")
         self._loadings += 1
-        self._loaded[name] = read_adapter(folder, name, self._loadings, self._config, self._device)
+        adapter = read_adapter(folder, name, self._loadings, self._config, self._device, self._share)
+        if self._ranks is not None:
+            self._ranks.load_adapter(adapter.number, name, folder)
+        self._loaded[name] = adapter
 
     def unload(self, name: str) -> None:
         """Drop an adapter. Raises AdapterError if it is not there."""
-        del self._loaded[self.get(name).name]  # type: ignore[union-attr]
+        adapter = self.get(name)
+        assert adapter is not None
+        if self._ranks is not None:
+            self._ranks.unload_adapter(adapter.number)
+        del self._loaded[name]
 
     def get(self, name: str | None) -> Adapter | None:
         """The adapter of that name; None for None. Raises AdapterError if there is no such."""

@@ -14,7 +14,7 @@ from halfbyte.engine.choose import choose
 from halfbyte.engine.constraint import Constraints
 from halfbyte.engine.damage import not_finite
 from halfbyte.engine.flight import Drawn, Flight
-from halfbyte.engine.memory import count_blocks
+from halfbyte.engine.memory import blocks_for
 from halfbyte.engine.new_sequence import new_sequence
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.prompt_results import gather_prompt_logprobs, pool
@@ -26,11 +26,13 @@ from halfbyte.engine.scheduler import Scheduler
 from halfbyte.engine.speculate import guess
 from halfbyte.engine.stats import Stats
 from halfbyte.errors import HalfbyteError
+from halfbyte.models.split_head import SplitHead
 
 if TYPE_CHECKING:
     from halfbyte.checkpoint.tokenizer import Tokenizer
     from halfbyte.engine.choose import Choice
     from halfbyte.engine.outputs import Delta
+    from halfbyte.engine.ranks import Ranks
     from halfbyte.engine.request import Pooling
     from halfbyte.engine.sampling_params import SamplingParams
     from halfbyte.engine.scheduler import Scheduled
@@ -45,20 +47,32 @@ class Engine:
     """Answers requests side by side; `step` until there is no work."""
 
     def __init__(
-        self, network: Network, tokenizer: Tokenizer, context: int, options: EngineOptions | None = None
+        self,
+        network: Network,
+        tokenizer: Tokenizer,
+        context: int,
+        options: EngineOptions | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        """context: the most tokens, prompt and answer together, of a sequence."""
+        """context: the most tokens, prompt and answer together, of a sequence.
+
+        ranks: the processes that have the other shares of the network.
+        """
         options = options or EngineOptions()
         config, size = network.config, options.block_size
         kind = options.kv_cache_dtype
-        element = network.kernels.kv_cache(1, config.num_kv_heads, size, config.head_dim, kind).element_size()
         seqs, tokens = options.limits(network.device.type)
-        blocks = count_blocks(options.kv_cache, config, size, element, context, seqs, network.device)
+        blocks = blocks_for(network, options, context)
+        if ranks is not None:
+            blocks = ranks.begin(blocks)
+            assert isinstance(network.head, SplitHead)
+            network.head.together = ranks.with_head
+        self.ranks = ranks
         self.network, self.tokenizer, self.context, self.options = network, tokenizer, context, options
         self.constraints = Constraints(tokenizer, config.vocab_size)
-        self.adapters = Adapters(config, network.device, enabled=options.enable_lora)
+        self.adapters = Adapters(config, network.device, network.share, ranks, enabled=options.enable_lora)
         self.scheduler = Scheduler(BlockPool(blocks), size, tokens, seqs, caching=options.enable_prefix_caching)
-        self.runner = Runner(network, blocks, size, self.scheduler.tables, kind)
+        self.runner = Runner(network, blocks, size, self.scheduler.tables, kind, ranks)
         self.overlap = network.device.type != "cpu" if options.overlap is None else options.overlap
         self._flight: Flight | None = None  # launched, and not landed
         self.requests = Requests(self.scheduler, self._new_sequence)
@@ -126,6 +140,8 @@ class Engine:
             raise
         if self._flight is not None and self._flight.is_for_nothing:
             self._flight = None
+        if self.ranks is not None:
+            self.ranks.check()  # on a GPU what was computed without one of them came back all the same
         self.stats.steps += 1
         self.count()
         return events
@@ -156,6 +172,8 @@ class Engine:
         batch = self.scheduler.schedule()
         if not batch:
             return None
+        if self.ranks is not None:
+            self.ranks.drop_adapters(self._adapters_in_use)
         self.stats.took(sum([item.count for item in batch]))
         self.requests.note_beginnings(batch)
         chosen = before.outcome.inputs if before and isinstance(before.outcome, Drawn) else None
@@ -168,6 +186,9 @@ class Engine:
         if not self.options.enable_lora:
             return None
         return for_pass([(item.sequence.request.adapter, item.count) for item in batch])
+
+    def _adapters_in_use(self) -> set[int]:
+        return {request.adapter.number for request in self.requests.values() if request.adapter is not None}
 
     def _land_drawn(self, flight: Flight, drawn: Drawn) -> list[Event]:
         """Take note of a pass whose tokens were drawn on the device."""

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from halfbyte.engine import worker
-from halfbyte.engine.messages import Stop
+from halfbyte.engine.messages import LastWords, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +34,7 @@ class EngineProcess:
         theirs.close()
         self._outbox: SimpleQueue[Any] = SimpleQueue()
         self._on_message, self._on_end = on_message, on_end
+        self._last_words = ""
         for work in (self._read, self._write):
             threading.Thread(target=work, daemon=True).start()
 
@@ -60,12 +61,16 @@ class EngineProcess:
         code = self._process.exitcode
         if code is not None and code < 0:
             return f"was ended by {signal.Signals(-code).name}"
-        return f"ended with exit code {code}"
+        return f"ended with exit code {code}{self._last_words}"
 
     def _read(self) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                self._on_message(self._connection.recv())
+                message = self._connection.recv()
+                if isinstance(message, LastWords):
+                    self._last_words = f" ({message.reason})"
+                else:
+                    self._on_message(message)
         self._outbox.put(None)
         self._on_end()
 

@@ -19,6 +19,7 @@ from halfbyte.engine.local import LocalEngine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.outputs import EmbeddingOutput, ScoringOutput
 from halfbyte.engine.prompt import ReadPrompt, as_list, read_prompt
+from halfbyte.engine.ranks import start_ranks
 from halfbyte.engine.sampling_params import SamplingParams
 from halfbyte.errors import ConfigError, HalfbyteError, RequestError
 from halfbyte.models.loader import load_network
@@ -61,6 +62,7 @@ class LLM:
         enable_prefix_caching: bool = True,
         speculative_tokens: int = 0,
         enable_lora: bool = False,
+        tensor_parallel_size: int = 1,
     ) -> None:
         """Load a model; raises a HalfbyteError that names what is wrong with it.
 
@@ -68,7 +70,9 @@ class LLM:
         None takes what is there. tokenizer: another source's, or one at hand. seed: what requests without a seed of
         their own draw theirs from. max_model_len: most tokens of prompt and answer together. compute,
         device: see `load_network`. chat_template: instead of the repository's own; Jinja, or a name in
-        halfbyte.prompts.templates.TEMPLATES. The rest: see EngineOptions.
+        halfbyte.prompts.templates.TEMPLATES. tensor_parallel_size: processes that compute each token together, each on
+        a GPU of its own (on a CPU they divide its threads), this one and others that end with it. The rest: see
+        EngineOptions.
         """
         options = EngineOptions(
             kv_cache=kv_cache,
@@ -85,8 +89,20 @@ class LLM:
         context = choose_context(checkpoint.config, max_model_len)
         tokenizer = load_tokenizer(source, tokenizer, chat_template)
         self.tokenizer = tokenizer
-        self.network: Network = load_network(checkpoint, compute, adaptable=enable_lora, device=device)
-        self.engine = Engine(self.network, tokenizer, context, options)
+        ranks = start_ranks(checkpoint, model, tensor_parallel_size, compute, device, context, options)
+        try:
+            self.network: Network = load_network(
+                checkpoint,
+                compute,
+                adaptable=enable_lora,
+                device=device,
+                collective=None if ranks is None else ranks.group,
+            )
+            self.engine = Engine(self.network, tokenizer, context, options, ranks)
+        except BaseException:
+            if ranks is not None:
+                ranks.end()
+            raise
         self._local = LocalEngine(self.engine)
         self._seeds = random.Random(seed)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from halfbyte.checkpoint.config import ModelConfig
+    from halfbyte.models.share import Share
 
 NAME = re.compile(
     r"(?:base_model\.model\.)?model\.layers\.(\d+)\.(self_attn|mlp)\.(\w+)_proj\.lora_([AB])(?:\.default)?\.weight"
@@ -43,8 +44,18 @@ class Adapter:
     parts: dict[tuple[int, str], list[Part]] = field(default_factory=dict)
 
 
-def read_adapter(folder: str | Path, name: str, number: int, config: ModelConfig, device: torch.device) -> Adapter:
-    """Raises AdapterError naming the file, and the field or tensor."""
+def read_adapter(
+    folder: str | Path,
+    name: str,
+    number: int,
+    config: ModelConfig,
+    device: torch.device,
+    share: Share | None = None,
+) -> Adapter:
+    """Raises AdapterError naming the file, and the field or tensor.
+
+    share: what of it is wanted, as a process has it of the network of `config`; None: all.
+    """
     folder = Path(folder)
     settings = _settings(folder / "adapter_config.json")
     path = folder / "adapter_model.safetensors"
@@ -78,10 +89,25 @@ def read_adapter(folder: str | Path, name: str, number: int, config: ModelConfig
                 f"{inputs} inputs and {outputs.stop - outputs.start} outputs"
             )
         scale = scaling(settings, layer, projection, a.shape[0])
+        if share is not None:
+            a, b, outputs = _shared(share, projection, a, b)
         stacked = STACKED[projection]
         part = Part(a.float().contiguous().to(device), (b.float() * scale).contiguous().to(device), outputs)
         adapter.parts.setdefault((layer + (stacked != "qkv"), stacked), []).append(part)
     return adapter
+
+
+def _shared(
+    share: Share, projection: str, a: torch.Tensor, b: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, slice]:
+    """A pair as it acts on the inputs and outputs that a share has, and where these lie within the stacked linear."""
+    head_dim = share.whole.head_dim
+    rows, columns = share.outputs(projection, head_dim), share.inputs(projection, head_dim)
+    if rows is not None:
+        b = b[rows.start : rows.stop]
+    if columns is not None:
+        a = a[:, columns.start : columns.stop]
+    return a, b, shape_of(projection, share.config)[1]
 
 
 def shape_of(projection: str, config: ModelConfig) -> tuple[int, slice]:

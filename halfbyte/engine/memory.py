@@ -13,6 +13,8 @@ from halfbyte.errors import ConfigError
 
 if TYPE_CHECKING:
     from halfbyte.checkpoint.config import ModelConfig
+    from halfbyte.engine.options import EngineOptions
+    from halfbyte.models.network import Network
 
 DEFAULT_SHARES = {"cpu": 0.25, "cuda": 0.85}  # of what is free: a GPU is seldom there for anything else
 UNITS = {"": 1, "B": 1} | {f"{p}{b}": f**i for b, f in (("B", 1000), ("iB", 1024)) for i, p in enumerate("KMGT", 1)}
@@ -21,16 +23,17 @@ FORMS = 'a size such as "2GiB", a number of bytes, or a share of the memory such
 
 def count_blocks(
     budget: str | float | None, config: ModelConfig, block_size: int, element: int, context: int, most_seqs: int,
-    device: torch.device,
+    device: torch.device, sharing: int = 1,
 ) -> int:  # fmt: skip
     """Blocks that the budget pays for (see EngineOptions.kv_cache); element: bytes of a number.
 
     Without a budget, a quarter of the memory that is free (GPU: 85 %), or what `most_seqs` full contexts take if that
-    is less. Raises ConfigError if not even one sequence of the whole context would fit.
+    is less. sharing: processes that the budget is for. Raises ConfigError if not even one sequence of the whole context
+    would fit.
     """
     block = 2 * config.num_layers * config.num_kv_heads * config.head_dim * element * block_size
     whole = -(-context // block_size)
-    count = read_budget(DEFAULT_SHARES[device.type] if budget is None else budget, device) // block
+    count = read_budget(DEFAULT_SHARES[device.type] if budget is None else budget, device) // sharing // block
     if budget is None:
         count = min(count, whole * most_seqs)
     if count < whole:
@@ -39,6 +42,15 @@ def count_blocks(
             f"{whole * block / 2**20:.1f} MiB; give more, or a smaller max_model_len"
         )
     return count
+
+
+def blocks_for(network: Network, options: EngineOptions, context: int) -> int:
+    """Blocks that there is room for, of the heads that a network has here. See `count_blocks`."""
+    config, size, kind = network.config, options.block_size, options.kv_cache_dtype
+    element = network.kernels.kv_cache(1, config.num_kv_heads, size, config.head_dim, kind).element_size()
+    seqs, _ = options.limits(network.device.type)
+    together = 1 if network.share is None or network.device.type != "cpu" else network.share.ranks
+    return count_blocks(options.kv_cache, config, size, element, context, seqs, network.device, together)
 
 
 def read_budget(budget: str | float, device: torch.device) -> int:

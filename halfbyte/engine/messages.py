@@ -55,6 +55,13 @@ class Ready:
 
 
 @dataclass(slots=True)
+class LastWords:
+    """Why the process ends now, while it was at work."""
+
+    reason: str
+
+
+@dataclass(slots=True)
 class Reply:
     """What a Call gave: nothing, or an error."""
 

@@ -35,6 +35,10 @@ class ReplicatedEngine(AsyncEngine):
         if replicas < 1:
             raise ConfigError(f"replicas is {replicas}; it must be 1 or more")
         super().__init__(model, **settings)
+        if ray_address is not None and settings.get("tensor_parallel_size", 1) != 1:
+            raise ConfigError(
+                "processes that share a network are of one machine: leave out tensor_parallel_size, or Ray"
+            )
         self._count = replicas
         self._ray_address = ray_address
         self._set: ReplicaSet | None = None
@@ -79,10 +83,12 @@ def share_of_machine(settings: dict[str, Any], number: int, count: int) -> dict[
     settings = dict(settings)
     on_gpus = settings.get("device", "auto") != "cpu" and settings.get("compute") != "float32"
     gpus = _visible_gpus() if on_gpus else []
+    ranks = settings.get("tensor_parallel_size", 1)
     if gpus:
-        settings.setdefault("gpu", gpus[number % len(gpus)])
+        first = number * ranks
+        settings.setdefault("gpu", ",".join(gpus[i % len(gpus)] for i in range(first, first + min(ranks, len(gpus)))))
     settings.setdefault("threads", max(1, len(os.sched_getaffinity(0)) // count))
-    together = -(-count // len(gpus)) if gpus else count
+    together = -(-count * ranks // len(gpus)) if gpus else count
     if settings.get("kv_cache") is None and together > 1:
         settings["kv_cache"] = DEFAULT_SHARES["cuda" if gpus else "cpu"] / together
     return settings

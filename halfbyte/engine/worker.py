@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from halfbyte.engine.messages import Abort, Add, Call, Events, Ready, Reply, Stop
-from halfbyte.errors import HalfbyteError
+from halfbyte.engine.messages import Abort, Add, Call, Events, LastWords, Ready, Reply, Stop
+from halfbyte.errors import EngineStoppedError, HalfbyteError
 
 if TYPE_CHECKING:
     from halfbyte.engine.llm import LLM
@@ -58,9 +58,19 @@ def serve(connection: Pipe, settings: dict[str, Any]) -> None:
     connection.send(Ready(llm.max_model_len))
     outbox: SimpleQueue[Any] = SimpleQueue()
     # a step must not wait for a reader that is slow
-    threading.Thread(target=_write, args=(connection, outbox), daemon=True).start()
-    with contextlib.suppress(EOFError, OSError):
-        _serve(llm, connection, outbox)
+    writer = threading.Thread(target=_write, args=(connection, outbox), daemon=True)
+    writer.start()
+    if llm.engine.ranks is not None:  # an engine that has lost a part is of no use, at work or not
+        llm.engine.ranks.on_loss = lambda reason: outbox.put(LastWords(reason))
+    try:
+        with contextlib.suppress(EOFError, OSError):
+            _serve(llm, connection, outbox)
+    except EngineStoppedError as error:
+        outbox.put(LastWords(str(error)))
+        writer.join()
+    finally:
+        if llm.engine.ranks is not None:
+            llm.engine.ranks.end()
 
 
 def _serve(llm: LLM, connection: Pipe, outbox: SimpleQueue[Any]) -> None:
@@ -109,7 +119,10 @@ def _handle(llm: LLM, message: Any, outbox: SimpleQueue[Any]) -> None:
 def _write(connection: Pipe, outbox: SimpleQueue[Any]) -> None:
     with contextlib.suppress(OSError):
         while True:
-            connection.send(outbox.get())
+            message = outbox.get()
+            connection.send(message)
+            if isinstance(message, LastWords):
+                os._exit(1)  # the main thread may be waiting for a message, or a GPU for a process that is gone
 
 
 def _portable(result: Any) -> Any:

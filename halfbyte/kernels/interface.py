@@ -30,14 +30,23 @@ class LinearWeight:
     order: torch.Tensor | None = None
 
 
+# Makes a float32 [T, D] the sum of what all processes that share the network have there, in each of them, in place
+Reduce = Callable[[torch.Tensor], None]
+
+
 @dataclass(slots=True)
 class AfterAttention:
-    """The second half of a block: output projection, residual, norm, gated MLP, residual."""
+    """The second half of a block: output projection, residual, norm, gated MLP, residual.
+
+    With `reduce` this process has a part of the block: some heads, some columns of the MLP. What `o` and `down` give is
+    then a part of the sum, and is reduced before it goes into the residual stream.
+    """
 
     o: LinearWeight  # [D, H * d]
     norm: torch.Tensor  # [D]
     gate_up: LinearWeight  # [2 * F, D]: gate rows, then up rows
     down: LinearWeight  # [D, F]
+    reduce: Reduce | None = None
 
 
 @dataclass(slots=True)

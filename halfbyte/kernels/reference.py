@@ -61,14 +61,20 @@ def after_attention(
     product: Product = linear,
 ) -> torch.Tensor:
     """The residual stream [T, D] after a block's output projection and SwiGLU MLP (arXiv:2002.05202)."""
-    residual = residual + product(attended, p.o, "o")
+    residual = residual + _reduced(p, product(attended, p.o, "o"))
     x = rms_norm(residual, p.norm, eps)
     gate, up = product(x, p.gate_up, "gate_up").chunk(2, -1)
     activated = F.silu(gate) * up
     if observe:
         for name, value in (("o", attended), ("gate_up", x), ("down", activated)):
             observe(name, value)
-    return residual + product(activated, p.down, "down")
+    return residual + _reduced(p, product(activated, p.down, "down"))
+
+
+def _reduced(p: AfterAttention, part: torch.Tensor) -> torch.Tensor:
+    if p.reduce is not None:
+        p.reduce(part)
+    return part
 
 
 def span(
@@ -201,7 +207,11 @@ class ReferenceKernels:
     def span(self, p: Span) -> SpanKernel:
         """Prepare a span."""
         after = p.after and AfterAttention(
-            self._float(p.after.o), p.after.norm.to(self.dtype), self._float(p.after.gate_up), self._float(p.after.down)
+            self._float(p.after.o),
+            p.after.norm.to(self.dtype),
+            self._float(p.after.gate_up),
+            self._float(p.after.down),
+            p.after.reduce,
         )
         ready = Span(p.eps, after, p.norm.to(self.dtype), p.qkv and self._float(p.qkv))
         return lambda attended, residual, adapt=None: span(ready, attended, residual, adapted(adapt))

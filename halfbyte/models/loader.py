@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from halfbyte.checkpoint.int4 import Int4Weight, IntWeight
 from halfbyte.checkpoint.kernel_form import joint_form
+from halfbyte.checkpoint.part import part_of
 from halfbyte.errors import ConfigError
 from halfbyte.kernels.interface import AfterAttention, Kernels, LinearWeight
 from halfbyte.kernels.reference import ReferenceKernels
 from halfbyte.models.network import Block, Network
+from halfbyte.models.share import divide
+from halfbyte.models.split_head import SplitHead, head_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from halfbyte.checkpoint.checkpoint import Checkpoint
+    from halfbyte.kernels.interface import Reduce
+    from halfbyte.models.collective import Collective
+    from halfbyte.models.share import Share
 
 log = logging.getLogger(__name__)
 
@@ -25,27 +32,44 @@ Compute = Literal["auto", "float32"]
 
 
 def load_network(
-    checkpoint: Checkpoint, compute: Compute = "auto", *, adaptable: bool = False, device: str = "auto"
+    checkpoint: Checkpoint,
+    compute: Compute = "auto",
+    *,
+    adaptable: bool = False,
+    device: str = "auto",
+    collective: Collective | None = None,
 ) -> Network:
     """Build the network. compute="float32" makes 4-bit weights float and rounds no activation (exact, slower).
 
     adaptable: passes can be given adapters. device: "cpu", "cuda", or "auto" for a GPU if there is one; computing in
     float32 is done on the CPU. Raises ConfigError for another device, or one that is not there.
+    collective: of the processes that share the network; this one reads and keeps its share, and the others theirs.
     """
     place = pick_device(device, compute)
     checkpoint = checkpoint.for_running(None if place.type == "cpu" else place)
     kernels = pick_kernels(checkpoint, compute, place, adaptable=adaptable)
+    share = None if collective is None else shares_of(checkpoint, collective.ranks)[collective.rank]
     embedding = checkpoint.tensor("model.embed_tokens.weight")
-    tied = checkpoint.config.tie_word_embeddings
+    head = embedding if checkpoint.config.tie_word_embeddings else checkpoint.tensor("lm_head.weight")
     made_float: list[str] = []
+    reader = BlockReader(
+        checkpoint,
+        getattr(kernels, "takes_order", False),
+        made_float,
+        share,
+        None if collective is None else collective.add,
+    )
     network = Network(
-        checkpoint.config,
+        checkpoint.config if share is None else share.config,
         embedding.to(place),
-        read_blocks(checkpoint, takes_order=getattr(kernels, "takes_order", False), made_float=made_float),
+        (reader.block(layer) for layer in range(checkpoint.config.num_layers)),
         checkpoint.tensor("model.norm.weight"),
-        embedding if tied else checkpoint.tensor("lm_head.weight"),
+        head if share is None else head_rows(head, share),
         kernels,
     )
+    if share is not None and collective is not None:
+        network.share = share
+        network.head = SplitHead(network.head, collective, checkpoint.config.vocab_size)
     if made_float and compute != "float32":
         log.warning(
             "%s: %d quantized linears run as floats, the first is %s: kernels take equal groups, on a GPU 4 bits",
@@ -83,7 +107,7 @@ def pick_kernels(checkpoint: Checkpoint, compute: Compute, device: torch.device,
 def read_blocks(
     checkpoint: Checkpoint, *, takes_order: bool = False, made_float: list[str] | None = None
 ) -> Iterator[Block]:
-    """The blocks, one after another, each read from disk when it is asked for; see `stacked`."""
+    """The blocks, one after another, each read from disk when it is asked for; see `BlockReader`."""
     for layer in range(checkpoint.config.num_layers):
         yield read_block(checkpoint, layer, takes_order=takes_order, made_float=made_float)
 
@@ -91,45 +115,92 @@ def read_blocks(
 def read_block(
     checkpoint: Checkpoint, layer: int, *, takes_order: bool = False, made_float: list[str] | None = None
 ) -> Block:
-    """Read one block's weights; see `stacked`."""
-
-    def read(*names: str) -> LinearWeight:
-        return stacked(checkpoint, [f"{prefix}.{name}" for name in names], takes_order, made_float)
-
-    prefix = f"model.layers.{layer}"
-    attn = f"{prefix}.self_attn"
-    has_norms = checkpoint.config.qk_norm
-    return Block(
-        input_norm=checkpoint.tensor(f"{prefix}.input_layernorm.weight"),
-        qkv=read(*(f"self_attn.{n}_proj" for n in "qkv")),
-        q_norm=checkpoint.tensor(f"{attn}.q_norm.weight") if has_norms else None,
-        k_norm=checkpoint.tensor(f"{attn}.k_norm.weight") if has_norms else None,
-        after=AfterAttention(
-            o=read("self_attn.o_proj"),
-            norm=checkpoint.tensor(f"{prefix}.post_attention_layernorm.weight"),
-            gate_up=read("mlp.gate_proj", "mlp.up_proj"),
-            down=read("mlp.down_proj"),
-        ),
-    )
+    """Read one block's weights; see `BlockReader`."""
+    return BlockReader(checkpoint, takes_order, made_float).block(layer)
 
 
 def stacked(
     checkpoint: Checkpoint, prefixes: list[str], takes_order: bool = False, made_float: list[str] | None = None
 ) -> LinearWeight:
-    """Linears that share their input as one.
+    """Linears that share their input as one; see `BlockReader`."""
+    return BlockReader(checkpoint, takes_order, made_float).stacked(prefixes)
 
-    All are made float, and the quantized ones of them named in `made_float`, unless all can be in kernels' form, with
-    one order of inputs for all. An order other than the natural one, and more than 4 bits, need kernels that
-    take an order.
+
+def shares_of(checkpoint: Checkpoint, ranks: int) -> list[Share]:
+    """A checkpoint's network dealt out to so many processes, along the groups that its weights are in."""
+    size = 1 if checkpoint.container is None else checkpoint.container.group_size
+    return divide(checkpoint.config, ranks, max(size, 1))
+
+
+@dataclass(slots=True)
+class BlockReader:
+    """Reads blocks, or a share of each.
+
+    Linears that share their input become one. All are made float, and the quantized ones of them named in
+    `made_float`, unless all can be in kernels' form, with one order of inputs for all. An order other than the
+    natural one, and more than 4 bits, need kernels that take an order.
     """
-    weights = [checkpoint.stored(prefix) for prefix in prefixes]
-    biases = [checkpoint.bias(prefix) for prefix in prefixes]
-    together = _together(weights)
-    if together is None or (together[1] is not None and not takes_order):
-        if made_float is not None:
-            made_float += [p for p, w in zip(prefixes, weights, strict=True) if isinstance(w, IntWeight)]
-        return LinearWeight(torch.cat([_as_float(w) for w in weights]), _joined(biases, weights))
-    return LinearWeight(together[0], _joined(biases, weights), together[1])
+
+    checkpoint: Checkpoint
+    takes_order: bool = False
+    made_float: list[str] | None = None
+    share: Share | None = None
+    reduce: Reduce | None = None  # what sums over the shares
+
+    def block(self, layer: int) -> Block:
+        """One block's weights."""
+        tensor, prefix = self.checkpoint.tensor, f"model.layers.{layer}"
+        attn, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+        has_norms = self.checkpoint.config.qk_norm
+        return Block(
+            input_norm=tensor(f"{prefix}.input_layernorm.weight"),
+            qkv=self.stacked([f"{attn}.{n}_proj" for n in "qkv"]),
+            q_norm=tensor(f"{attn}.q_norm.weight") if has_norms else None,
+            k_norm=tensor(f"{attn}.k_norm.weight") if has_norms else None,
+            after=AfterAttention(
+                o=self.stacked([f"{attn}.o_proj"]),
+                norm=tensor(f"{prefix}.post_attention_layernorm.weight"),
+                gate_up=self.stacked([f"{mlp}.gate_proj", f"{mlp}.up_proj"]),
+                down=self.stacked([f"{mlp}.down_proj"]),
+                reduce=self.reduce,
+            ),
+        )
+
+    def stacked(self, prefixes: list[str]) -> LinearWeight:
+        """Linears that share their input."""
+        weights = [self._weight(prefix) for prefix in prefixes]
+        biases = [self._bias(prefix) for prefix in prefixes]
+        together = _together(weights)
+        if together is None or (together[1] is not None and not self.takes_order):
+            if self.made_float is not None:
+                self.made_float += [p for p, w in zip(prefixes, weights, strict=True) if isinstance(w, IntWeight)]
+            return LinearWeight(torch.cat([_as_float(w) for w in weights]), _joined(biases, weights))
+        return LinearWeight(together[0], _joined(biases, weights), together[1])
+
+    def _weight(self, prefix: str) -> IntWeight | torch.Tensor:
+        weight = self.checkpoint.stored(prefix)
+        if self.share is None:
+            return weight
+        n, k = self.checkpoint.linears[prefix]
+        outputs, inputs = self._here(prefix)
+        return part_of(weight, outputs or range(n), inputs or range(k))
+
+    def _bias(self, prefix: str) -> torch.Tensor | None:
+        """Where inputs are dealt out the first process adds it, for all."""
+        bias = self.checkpoint.bias(prefix)
+        if self.share is None or bias is None:
+            return bias
+        outputs, _ = self._here(prefix)
+        if outputs is None:
+            return bias if self.share.rank == 0 else None
+        return bias[outputs.start : outputs.stop]
+
+    def _here(self, prefix: str) -> tuple[range | None, range | None]:
+        """The outputs and the inputs of a linear that this share has; None: all."""
+        assert self.share is not None
+        projection = prefix.rpartition(".")[2].removesuffix("_proj")
+        width = self.checkpoint.config.head_dim
+        return self.share.outputs(projection, width), self.share.inputs(projection, width)
 
 
 def _together(weights: list[IntWeight | torch.Tensor]) -> tuple[Int4Weight, torch.Tensor | None] | None:

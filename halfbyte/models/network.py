@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from halfbyte.checkpoint.config import ModelConfig
     from halfbyte.kernels.interface import PagedCaches
     from halfbyte.models.attend import Attend
+    from halfbyte.models.share import Share
 
 # (span, name of the linear in it, its input, its output, to be added to): see interface.Adapt
 AdaptLayer = Callable[[int, str, torch.Tensor, torch.Tensor], None]
@@ -70,6 +71,7 @@ class Network:
             self.qk_norms.append((block.q_norm.float(), block.k_norm.float()) if norms else None)  # type: ignore[union-attr]
             after = block.after
         self.spans.append(kernels.span(Span(config.rms_norm_eps, after, final_norm, None)))
+        self.share: Share | None = None  # what of it is in this process; None: all, and `config` is the whole network's
         self.whole_pass = kernels.whole_pass(self._shape(), self.spans)
         self.head = kernels.head(head)
 

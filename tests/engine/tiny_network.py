@@ -98,6 +98,7 @@ class ScriptedNetwork:
 
     def __init__(self, script: list[int], prompt: int, context: int = 64) -> None:
         self.config = tiny_config(vocab_size=257, max_position_embeddings=context)
+        self.share = None
         self.script, self.prompt = script, prompt
         self.passes: list[int] = []
         self.device = torch.device("cpu")

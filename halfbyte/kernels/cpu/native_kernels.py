@@ -54,7 +54,8 @@ class NativeKernels:
         linears = [p.qkv, *((p.after.o, p.after.gate_up, p.after.down) if p.after else ())]
         if all(w is None or fits(w) for w in linears):
             in_order = all(w is None or w.order is None for w in linears)
-            return NativeSpan(self.library, p, in_parts=self.adaptable or not in_order)
+            shared = p.after is not None and p.after.reduce is not None
+            return NativeSpan(self.library, p, in_parts=self.adaptable or shared or not in_order)
         return self._onnx().span(p)
 
     def whole_pass(self, shape: PassShape, spans: Sequence[SpanKernel]) -> PassKernel | None:

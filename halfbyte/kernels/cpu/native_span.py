@@ -21,7 +21,7 @@ class NativeSpan:
     """See interface.SpanKernel. `native` points into the weights that this holds."""
 
     def __init__(self, library: Library, p: Span, *, in_parts: bool) -> None:
-        """in_parts: product by product, so that calls can have `adapt`, and linears an order of inputs."""
+        """in_parts: product by product, so that there can be `adapt`, `reduce` and an order of inputs."""
         self.library = library
         self.norm = p.norm.float().contiguous()
         self.hidden = p.norm.shape[0]
@@ -54,7 +54,8 @@ class NativeSpan:
     def _in_parts(self, p: Span) -> Span:
         """The norms, and nothing for the linears, which are looked up by name."""
         nothing = LinearWeight(torch.empty(0))
-        after = None if self.after is None else AfterAttention(nothing, self.after.norm, nothing, nothing)
+        reduce = None if p.after is None else p.after.reduce
+        after = None if self.after is None else AfterAttention(nothing, self.after.norm, nothing, nothing, reduce)
         return Span(p.eps, after, self.norm, p.qkv and nothing)
 
     def _product_by_product(

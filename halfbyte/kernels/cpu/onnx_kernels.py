@@ -63,7 +63,7 @@ class OnnxKernels:
 
     def span(self, p: Span) -> SpanKernel:
         """Prepare a span."""
-        if self.adaptable:
+        if self.adaptable or (p.after is not None and p.after.reduce is not None):
             return self._span_in_parts(p)
         graph, hidden = Graph(), p.norm.shape[0]
         residual = graph.input("residual", hidden)
@@ -95,7 +95,7 @@ class OnnxKernels:
         )
         kernels = {name: self.linear(weight) for name, weight in weights.items() if weight is not None}
         nothing = LinearWeight(torch.empty(0))  # the graphs own the weights
-        after = p.after and AfterAttention(nothing, p.after.norm.float(), nothing, nothing)
+        after = p.after and AfterAttention(nothing, p.after.norm.float(), nothing, nothing, p.after.reduce)
         parts = Span(p.eps, after, p.norm.float(), p.qkv and nothing)
 
         def run(

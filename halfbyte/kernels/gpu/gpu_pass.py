@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from halfbyte.kernels.interface import PassShape
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)  # sequences of a recorded pass
+# whether passes with sums over several GPUs are recorded too, see docs/gpu.md
+RECORDS_SHARED = os.environ.get("HALFBYTE_SHARED_GRAPHS") == "1"
 
 
 class GpuPass:
@@ -30,7 +33,9 @@ class GpuPass:
         self.recorded: dict[tuple[int, int], _Recorded] = {}
         self.pool: tuple[int, int] | None = None  # memory that recordings share: one is played at a time
         self.caches: object = None
-        self.step = WholeStep(shape, self.spans, self.norms, device) if spans else None
+        shared = any(span.reduce is not None for span in spans)  # one kernel cannot wait for other GPUs
+        self.records = not shared or RECORDS_SHARED
+        self.step = WholeStep(shape, self.spans, self.norms, device) if spans and not shared else None
 
     def __call__(
         self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches
@@ -43,7 +48,7 @@ class GpuPass:
     ) -> torch.Tensor | None:
         """See interface.PassKernel."""
         T = tokens.shape[0]
-        if SIZES[-1] < T:
+        if SIZES[-1] < T or not self.records:
             return None
         if self.caches is not past.caches:  # other memory
             self.caches, self.recorded = past.caches, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,8 @@ from halfbyte.kernels.gpu.linear import SLICED, GpuLinear, gate_and_up, is_wide,
 from halfbyte.kernels.gpu.wide import LEAST_TOKENS, in_tiles_order, norm_rows, takes, wide_linear
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from halfbyte.kernels.interface import Adapt, Span
 
 
@@ -22,6 +25,7 @@ class GpuSpan:
         self.norm = p.norm.float().to(device)
         self.qkv = None if p.qkv is None else GpuLinear(p.qkv, device)
         self.after = p.after is not None
+        self.reduce = None if p.after is None else p.after.reduce
         linears = [self.qkv] if self.qkv else []
         if p.after is not None:
             self.o, self.down = GpuLinear(p.after.o, device), GpuLinear(p.after.down, device)
@@ -65,11 +69,13 @@ class GpuSpan:
         T = residual.shape[0]
         if self.after:
             assert attended is not None
-            wide_linear(self.o, attended, residual, "added")
+            with self._sum(residual) as total:
+                wide_linear(self.o, attended, total, "added")
             x = norm_rows(residual, self.after_norm, self.eps)
             activated = torch.empty(T, self.down.K, dtype=torch.float16, device=residual.device)
             wide_linear(self.gate_up, x, activated, "silu")
-            wide_linear(self.down, activated, residual, "added")
+            with self._sum(residual) as total:
+                wide_linear(self.down, activated, total, "added")
         if self.qkv is None:
             return F.rms_norm(residual, self.norm.shape, self.norm, self.eps)
         out = torch.empty(T, self.qkv.N, dtype=torch.float16, device=residual.device)
@@ -80,24 +86,39 @@ class GpuSpan:
         T = residual.shape[0]
         if self.after:
             assert attended is not None
-            self.o.sliced(attended, residual, "added")
+            with self._sum(residual) as total:
+                self.o.sliced(attended, total, "added")
             activated = torch.empty(T, self.down.K, dtype=torch.float16, device=residual.device)
             self.gate_up.sliced(residual, activated, "silu", self.after_norm, self.eps)
-            self.down.sliced(activated, residual, "added")
+            with self._sum(residual) as total:
+                self.down.sliced(activated, total, "added")
         if self.qkv is None:
             return F.rms_norm(residual, self.norm.shape, self.norm, self.eps)
         out = torch.empty(T, self.qkv.N, dtype=torch.float16, device=residual.device)
         self.qkv.sliced(residual, out, "half", self.norm, self.eps)
         return out
 
+    @contextlib.contextmanager
+    def _sum(self, residual: torch.Tensor) -> Iterator[torch.Tensor]:
+        """What a product is to be added to: the residual stream, or zeros that are then reduced and added to it."""
+        if self.reduce is None:
+            yield residual
+            return
+        part = torch.zeros_like(residual)
+        yield part
+        self.reduce(part)
+        residual += part
+
     def _many(self, attended: torch.Tensor | None, residual: torch.Tensor, adapt: Adapt | None) -> torch.Tensor:
         if self.after:
             assert attended is not None
-            residual += _product(attended, self.o, "o", adapt)
+            with self._sum(residual) as total:
+                total.add_(_product(attended, self.o, "o", adapt))
             x = F.rms_norm(residual, self.after_norm.shape, self.after_norm, self.eps)
             y = _product(x, self.gate_up, "gate_up", adapt)
             gate, up = gate_and_up(y) if self.gated else y.chunk(2, -1)
-            residual += _product((F.silu(gate) * up).flatten(1), self.down, "down", adapt)
+            with self._sum(residual) as total:
+                total.add_(_product((F.silu(gate) * up).flatten(1), self.down, "down", adapt))
         x = F.rms_norm(residual, self.norm.shape, self.norm, self.eps)
         return x if self.qkv is None else _product(x, self.qkv, "qkv", adapt)
 
