@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from halfbyte.engine.transfer import upload
+from halfbyte.kernels.inference import without_gradients
 from halfbyte.kernels.interface import PagedBatch, PagedCaches
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class CachedNetwork:
         with torch.inference_mode(False):  # what is made in inference mode could not be written outside it
             self.caches = [(make(*shape, kind), make(*shape, kind)) for _ in range(config.num_layers)]
 
-    @torch.inference_mode()
+    @without_gradients
     def run(
         self,
         plan: PassPlan,

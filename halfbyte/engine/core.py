@@ -26,6 +26,7 @@ from halfbyte.engine.scheduler import Scheduler
 from halfbyte.engine.speculate import guess
 from halfbyte.engine.stats import Stats
 from halfbyte.errors import HalfbyteError
+from halfbyte.kernels.inference import without_gradients
 from halfbyte.models.split_head import SplitHead
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class Engine:
             and _are_plain(scheduler.waiting[: scheduler.max_seqs])
         )
 
-    @torch.inference_mode()
+    @without_gradients
     def _launch(self, before: Flight | None = None) -> Flight | None:
         """before: the pass whose tokens are not known here yet."""
         if self.options.speculative_tokens:
@@ -177,10 +178,11 @@ class Engine:
         self.stats.took(sum([item.count for item in batch]))
         self.requests.note_beginnings(batch)
         chosen = before.outcome.inputs if before and isinstance(before.outcome, Drawn) else None
-        hidden = self.runner.forward(batch, self._adapt(batch), chosen=chosen)
-        if not _are_plain([item.sequence for item in batch]):
-            return Flight(batch, hidden)
-        return Flight(batch, Drawn(self.network, batch, hidden, may_wait=not self.overlap))
+        with self.network.kernels.threads(sum([item.count for item in batch])):  # once for what asks for it within
+            hidden = self.runner.forward(batch, self._adapt(batch), chosen=chosen)
+            if not _are_plain([item.sequence for item in batch]):
+                return Flight(batch, hidden)
+            return Flight(batch, Drawn(self.network, batch, hidden, may_wait=not self.overlap))
 
     def _adapt(self, batch: list[Scheduled]) -> AdaptLayer | None:
         if not self.options.enable_lora:

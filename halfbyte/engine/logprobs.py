@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from halfbyte.engine.outputs import Logprob, LogprobsOfStep
+from halfbyte.kernels.inference import without_gradients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-@torch.inference_mode()
+@without_gradients
 def logprobs(
     logits: torch.Tensor, tokens: Sequence[int], likeliest: Sequence[int], text_of: Callable[[int], str]
 ) -> list[LogprobsOfStep]:

@@ -42,16 +42,17 @@ class PassPlan:
 
 def plan_pass(batch: Sequence[Scheduled], tables: BlockTables, block_size: int, *, needs_lengths: bool) -> PassPlan:
     """The tokens that the scheduler chose, one sequence behind the other."""
-    tokens = np.array(_tokens(batch), dtype=np.int64)
+    listed = _tokens(batch)
+    tokens = np.array(listed, dtype=np.int64)
     counts = np.array([item.count for item in batch], dtype=np.int64)
     firsts = np.array([item.first for item in batch], dtype=np.int64)
-    starts = np.zeros(len(batch) + 1, dtype=np.int32)
-    counts.cumsum(out=starts[1:], dtype=np.int32)
+    starts = np.arange(len(batch) + 1, dtype=np.int32)
     contexts = firsts + counts
     widest, longest = int(counts.max()), int(contexts.max())
     owners, positions = np.arange(len(batch)), firsts
     singles = singles_context = 0
     if widest > 1:
+        counts.cumsum(out=starts[1:], dtype=np.int32)
         owners = owners.repeat(counts)
         positions = np.arange(len(tokens)) + (firsts - starts[:-1])[owners]
         singles = int((counts > 1).argmax())
@@ -60,7 +61,7 @@ def plan_pass(batch: Sequence[Scheduled], tables: BlockTables, block_size: int, 
     slots = rows[owners, positions // block_size] * np.int64(block_size) + positions % block_size
     lengths = _lengths(batch, owners, positions) if needs_lengths else None
     contexts = contexts.astype(np.int32)
-    is_known = not bool((tokens < 0).any())
+    is_known = min(listed) >= 0
     return PassPlan(
         tokens, positions, slots, rows, starts, contexts, lengths, widest, longest, singles, singles_context, is_known
     )

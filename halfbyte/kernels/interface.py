@@ -131,6 +131,7 @@ class PassKernel(Protocol):
     ) -> torch.Tensor | None:
         """Embedded [T, D]; cos, sin [T, 1, d] as Rope gives them -> [T, D] behind the final norm.
 
+        What is embedded may be overwritten.
         Rows come out as from the spans one by one. None: it cannot take such caches, take the spans.
         """
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from halfbyte.kernels.inference import without_gradients
 from halfbyte.kernels.interface import AfterAttention, Kernels, LinearWeight, PassShape, Span
 from halfbyte.kernels.reference import rms_norm
 from halfbyte.models.rope import Rope, rotate
@@ -80,7 +81,7 @@ class Network:
         """Where tokens are to be."""
         return self.embedding.device
 
-    @torch.inference_mode()
+    @without_gradients
     def forward(
         self,
         tokens: torch.Tensor,
@@ -125,7 +126,7 @@ class Network:
         first = partial(begin, self.embedding, self.rope)
         return PassShape(c.num_heads, c.num_kv_heads, c.head_dim, c.rms_norm_eps, self.qk_norms, first)
 
-    @torch.inference_mode()
+    @without_gradients
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits [N, V] of hidden states [N, D]."""
         return self.head(hidden)
@@ -135,7 +136,7 @@ def begin(
     embedding: torch.Tensor, rope: Rope, tokens: torch.Tensor, positions: torch.Tensor, lengths: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What a pass begins with: see interface.Begin."""
-    return embedding[tokens].float(), *rope(positions, lengths)
+    return embedding.index_select(0, tokens).float(), *rope(positions, lengths)
 
 
 def split_heads(

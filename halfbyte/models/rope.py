@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from halfbyte.checkpoint.config import ModelConfig, RopeConfig
 
 
+KEPT_POSITIONS = 16384  # a table of them has 16 MB where a head has 128 numbers
+
+
 class Rope:
     """Gives the cosines and sines of a pass; one instance serves every layer."""
 
@@ -20,6 +23,7 @@ class Rope:
         self.max_position = config.max_position_embeddings
         self.inv_freq = inverse_frequencies(self.rope, self.dim, self.max_position)
         self.scale = attention_scale(self.rope, self.max_position)
+        self._table: tuple[torch.Tensor, torch.Tensor] | None = None  # of the first positions, on the CPU
 
     def __call__(
         self, positions: torch.Tensor, lengths: torch.Tensor | None = None
@@ -29,6 +33,25 @@ class Rope:
         lengths [T] is the length, counting this pass, of the sequence that each token belongs to; only dynamic scaling
         asks for it. Without it the tokens are taken to be of one sequence, or of several that are equally long.
         """
+        if positions.device.type == "cpu" and self.rope.rope_type != "dynamic":
+            found = self._looked_up(positions)
+            if found is not None:
+                return found
+        return self._computed(positions, lengths)
+
+    def _looked_up(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """From a table that grows with the positions asked for; None if one of them is beyond what is kept."""
+        last = max(positions.tolist(), default=0) if len(positions) <= 64 else int(positions.max())
+        if last >= KEPT_POSITIONS:
+            return None
+        if self._table is None or last >= len(self._table[0]):
+            size = min(KEPT_POSITIONS, max(1024, 2 * last))
+            with torch.inference_mode(False):  # what is made in inference mode cannot be used in training
+                self._table = self._computed(torch.arange(size), None)
+        cos, sin = self._table
+        return cos.index_select(0, positions), sin.index_select(0, positions)
+
+    def _computed(self, positions: torch.Tensor, lengths: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         if self.rope.rope_type == "dynamic":
             inv_freq = self._dynamic(positions.max() + 1 if lengths is None else lengths)
         else:

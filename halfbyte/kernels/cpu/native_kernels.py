@@ -114,7 +114,10 @@ class NativeKernels:
     def threads(self, rows: int) -> Iterator[None]:
         """At a few rows torch works alone: its threads and ours would fight for the cores."""
         before = torch.get_num_threads()
-        torch.set_num_threads(1 if rows <= ROWS_FOR_ONE_THREAD else before)
+        if before == 1 or rows > ROWS_FOR_ONE_THREAD:
+            yield
+            return
+        torch.set_num_threads(1)
         try:
             yield
         finally:

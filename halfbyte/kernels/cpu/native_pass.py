@@ -49,7 +49,7 @@ class NativePass:
         keys = past.caches[0][0]
         if keys.dtype != torch.float16:  # see NativeKernels.kv_cache
             return None
-        residual = embedded.float().clone(memory_format=torch.contiguous_format)
+        residual = embedded.contiguous()  # nobody else has it, see PassKernel
         hidden = torch.empty_like(residual)
         cos, sin = cos.contiguous(), sin.contiguous()
         paged, _held = paged_arguments(past.batch, self.shape.heads, keys, past.scale)
