@@ -12,6 +12,7 @@ log-probabilities of the two tokens differ (a near tie, or a fault). It needs as
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import random
 import tempfile
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="of an answer")
     parser.add_argument("--answers", type=int, default=16, help="greedy ones that are compared")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--compute", choices=["auto", "float32"], default="auto")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = given.model
@@ -48,7 +50,13 @@ def compare(model: str, given: argparse.Namespace) -> None:
     expected = None
     for size in given.sizes:
         started = time.perf_counter()
-        llm = LLM(model, tensor_parallel_size=size, max_model_len=given.prompt + given.tokens, device=given.device)
+        llm = LLM(
+            model,
+            tensor_parallel_size=size,
+            max_model_len=given.prompt + given.tokens,
+            device=given.device,
+            compute=given.compute,
+        )
         loaded = time.perf_counter() - started
         answers = greedy(llm, given)
         told = {"tensor_parallel_size": size, "load_s": round(loaded, 2), "device": str(llm.network.device)}
@@ -64,6 +72,7 @@ def compare(model: str, given: argparse.Namespace) -> None:
         if llm.engine.ranks is not None:
             llm.engine.ranks.end()
         del llm
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -96,5 +96,6 @@ class Group:
 
     def abort(self) -> None:
         """Make what waits on a GPU for a process that is gone give up. From any thread."""
-        if self._group is not None and self.device.type == "cuda":
-            self._group.abort()
+        abort = getattr(self._group, "abort", None)
+        if abort is not None and self.device.type == "cuda":
+            abort()
