@@ -20,13 +20,17 @@ from halfbyte.engine.logit_edits import edit
 from halfbyte.engine.random_numbers import uniform
 from halfbyte.engine.transfer import upload
 from halfbyte.kernels.inference import without_gradients
+from halfbyte.kernels.likeliest import NOT_FINITE, likeliest
 
 if TYPE_CHECKING:
     from halfbyte.engine.sampler_row import SamplerRow
     from halfbyte.engine.sampling_params import SamplingParams
 
 NUCLEUS = 256  # candidates that top_p tries before looking for how many it needs
-DAMAGED, UNDECIDED = -1, -2  # in place of a token: a logit was not finite; it takes waiting for the device to tell
+DAMAGED, UNDECIDED = (
+    NOT_FINITE,
+    -2,
+)  # in place of a token: a logit was not finite; it takes waiting for the device to tell
 
 
 @dataclass(slots=True)
@@ -69,11 +73,13 @@ def draw(
 
     may_wait: none is to be UNDECIDED.
     """
-    tokens = _draw(logits, rows, steps, may_wait=may_wait)
-    finite = _finite(logits)
-    if logits.device.type == "cpu" and bool(finite.numpy().all()):  # one look costs less than one more operation
-        return tokens
-    return tokens.where(finite, DAMAGED)
+    if logits.device.type != "cpu":
+        return _draw(logits, rows, steps, may_wait=may_wait).where(_finite(logits), DAMAGED)
+    best = likeliest(logits)
+    if all(row.greedy for row in rows):
+        return best
+    tokens, finite = _draw(logits, rows, steps, may_wait=may_wait), best >= 0
+    return tokens if bool(finite.numpy().all()) else tokens.where(finite, DAMAGED)
 
 
 def may_be_undecided(rows: Sequence[SamplerRow]) -> bool:
@@ -88,8 +94,7 @@ def first_of_largest(logits: torch.Tensor) -> torch.Tensor:
 
 def _finite(logits: torch.Tensor) -> torch.Tensor:
     if logits.device.type == "cpu":
-        with np.errstate(invalid="ignore", over="ignore"):
-            return torch.from_numpy(np.isfinite(logits.numpy().sum(-1)))  # torch's takes longer for one row
+        return likeliest(logits) >= 0
     return logits.sum(-1).isfinite()  # the sum is finite if all are
 
 

@@ -92,13 +92,14 @@ ARGUMENTS: dict[str, list[Any]] = {
     "hb_threads": [c_int, c_int],
     "hb_pack_int4": [POINTER(Int4Linear), c_void_p, c_void_p, c_void_p],
     "hb_pack_int8": [POINTER(Int8Linear), c_void_p, c_int64, c_int64],
+    "hb_likeliest": [c_void_p, c_int64, c_int64, c_void_p],
     "hb_linear": [POINTER(Int4Linear), c_void_p, c_int64, c_void_p],
     "hb_head": [POINTER(Int8Linear), c_void_p, c_int64, c_void_p],
     "hb_span": [POINTER(Span), c_void_p, c_void_p, c_int64, c_void_p],
     "hb_attention": [POINTER(Paged), POINTER(LayerCache), c_void_p, c_void_p, c_void_p, c_void_p],
     "hb_pass": [POINTER(Network), POINTER(Paged), POINTER(LayerCache), c_void_p, c_void_p, c_void_p, c_void_p],
 }
-NO_RESULT = {"hb_threads", "hb_pack_int4", "hb_pack_int8"}
+NO_RESULT = {"hb_threads", "hb_pack_int4", "hb_pack_int8", "hb_likeliest"}
 
 
 class Library:

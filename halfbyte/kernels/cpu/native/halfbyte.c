@@ -1,6 +1,7 @@
 // 4-bit kernels for a CPU: what Python calls. Built by build.py for one instruction set; loaded by library.py, whose
 // ctypes structures mirror those here. Every call is a job of the pool in pool.h; calls from several threads take turns.
 #include <stdlib.h>
+#include "likeliest.h"
 #include "pack.h"
 #include "pass.h"
 
@@ -44,6 +45,11 @@ EXPORT void hb_pack_int4(Int4Linear *to, const uint8_t *q, const uint16_t *scale
 
 EXPORT void hb_pack_int8(Int8Linear *to, const float *weight, int64_t first, int64_t count) {
     run_job(pack_int8_job, &(PackInt8){weight, first, count, to});
+}
+
+// places [rows]: of each row's largest logit, the first of equals, or NOT_FINITE.
+EXPORT void hb_likeliest(const float *logits, int64_t rows, int64_t width, int64_t *places) {
+    run_job(likeliest_job, &(Likeliest){logits, rows, width, places});
 }
 
 typedef struct {
