@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from halfbyte.checkpoint.config import ModelConfig
+from halfbyte.checkpoint.container import resolve
 from halfbyte.checkpoint.containers import read_container
 from halfbyte.checkpoint.expected import expected_tensors, layer_of, linear_shapes
+from halfbyte.checkpoint.folder import FolderSource
 from halfbyte.checkpoint.gguf_integers import gguf_integers, has_gguf_integers
 from halfbyte.checkpoint.kernel_form import kernel_form
+from halfbyte.checkpoint.part import part_of
 from halfbyte.checkpoint.quant_config import AwqConfig
 from halfbyte.errors import CheckpointError
 
@@ -99,6 +102,50 @@ class Checkpoint:
             return self.container.unpack(prefix, tensors, n, k)
         except CheckpointError as error:
             raise CheckpointError(f"{self.source.origin(next(iter(names.values())))}: {error}") from None
+
+    def part(self, prefix: str, outputs: range, inputs: range) -> IntWeight | torch.Tensor:
+        """Some outputs and inputs of what `stored` gives (see `part_of`).
+
+        Floats and AWQ's gemm in a folder are read in part; anything else is read whole, and cut.
+        """
+        cuts = self._cuts(prefix, outputs, inputs)
+        if cuts is None:
+            return part_of(self.stored(prefix), outputs, inputs)
+        tensors = {suffix: self._read_part(f"{prefix}.{suffix}", *cut) for suffix, cut in cuts.items()}
+        if self.container is None or not self.container.converts(prefix):
+            return tensors["weight"]
+        try:
+            return self.container.unpack(prefix, tensors, len(outputs), len(inputs))
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.source.origin(f'{prefix}.qweight')}: {error}") from None
+
+    def _cuts(self, prefix: str, outputs: range, inputs: range) -> dict[str, tuple[slice, slice]] | None:
+        """The rows and columns of each tensor that a part of a linear lies in, if they can be read by themselves."""
+        if not isinstance(self.source, FolderSource):
+            return None
+        if self.container is None or not self.container.converts(prefix):
+            return {"weight": (slice(outputs.start, outputs.stop), slice(inputs.start, inputs.stop))}
+        if self.awq is None or self.awq.version != "gemm":
+            return None
+        size = resolve(self.awq.group_size, self.linears[prefix][1])
+        borders = (outputs.start / 8, outputs.stop / 8, inputs.start / size, inputs.stop / size)
+        if any(border % 1 for border in borders):  # through a word, or a group
+            return None
+        words, groups = slice(outputs.start // 8, outputs.stop // 8), slice(inputs.start // size, inputs.stop // size)
+        return {
+            "qweight": (slice(inputs.start, inputs.stop), words),
+            "qzeros": (groups, words),
+            "scales": (groups, slice(outputs.start, outputs.stop)),
+        }
+
+    def _read_part(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
+        assert isinstance(self.source, FolderSource)
+        tensor = self.source.read_part(name, rows, columns)
+        if self._device is not None:
+            tensor = tensor.to(self._device)
+        if name not in self.integers:
+            _check_finite(tensor, name, self.source)
+        return tensor
 
     def for_running(self, device: torch.device | None = None) -> Checkpoint:
         """The same checkpoint, whose `stored` gives GGUF weights of 4 to 8 bits as the integers that they are.

@@ -72,6 +72,10 @@ class FolderSource:
             raise CheckpointError(f"{self._folder}: there is no tensor {name}")
         return self._shard_of[name].read(name)
 
+    def read_part(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
+        """A part of a matrix, without reading the rest of it."""
+        return self._shard_of[name].read_part(name, rows, columns)
+
     def origin(self, name: str) -> str:
         """The path of the file that holds a tensor."""
         shard = self._shard_of.get(name)

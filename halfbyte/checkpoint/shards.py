@@ -53,6 +53,9 @@ class Shard(Protocol):
     def read(self, name: str) -> torch.Tensor:
         """One tensor of it. Raises CheckpointError."""
 
+    def read_part(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
+        """A part of a matrix, without reading the rest of it. Raises CheckpointError."""
+
 
 def open_shard(path: Path) -> Shard:
     """The reader for a weight file, by its name."""
@@ -76,6 +79,13 @@ class SafetensorsShard:
         """One tensor, read through the safetensors library."""
         try:
             return self._handle.get_tensor(name)  # type: ignore[no-any-return]
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"{self.path}: tensor {name} cannot be read: {error}") from error
+
+    def read_part(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
+        """See Shard."""
+        try:
+            return self._handle.get_slice(name)[rows, columns]  # type: ignore[no-any-return]
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{self.path}: tensor {name} cannot be read: {error}") from error
 
@@ -156,6 +166,10 @@ class PickleShard:
     def read(self, name: str) -> torch.Tensor:
         """One tensor, mapped from the file."""
         return self._state[name]
+
+    def read_part(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
+        """See Shard."""
+        return self._state[name][rows, columns].contiguous()
 
     @cached_property
     def _state(self) -> dict[str, torch.Tensor]:

@@ -10,7 +10,6 @@ import torch
 
 from halfbyte.checkpoint.int4 import Int4Weight, IntWeight
 from halfbyte.checkpoint.kernel_form import joint_form
-from halfbyte.checkpoint.part import part_of
 from halfbyte.errors import ConfigError
 from halfbyte.kernels.interface import AfterAttention, Kernels, LinearWeight
 from halfbyte.kernels.reference import ReferenceKernels
@@ -178,12 +177,11 @@ class BlockReader:
         return LinearWeight(together[0], _joined(biases, weights), together[1])
 
     def _weight(self, prefix: str) -> IntWeight | torch.Tensor:
-        weight = self.checkpoint.stored(prefix)
         if self.share is None:
-            return weight
+            return self.checkpoint.stored(prefix)
         n, k = self.checkpoint.linears[prefix]
         outputs, inputs = self._here(prefix)
-        return part_of(weight, outputs or range(n), inputs or range(k))
+        return self.checkpoint.part(prefix, outputs or range(n), inputs or range(k))
 
     def _bias(self, prefix: str) -> torch.Tensor | None:
         """Where inputs are dealt out the first process adds it, for all."""

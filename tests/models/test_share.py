@@ -94,6 +94,24 @@ def test_a_part_stands_for_the_same_weights():
             assert torch.equal(part.dequantize(), weight.dequantize()[2:7, inputs.start : inputs.stop])
 
 
+def test_parts_are_read_alone_where_they_can_be(smollm2_awq, tmp_path, monkeypatch):
+    tiny = write_repository(tmp_path)
+    for folder, prefix, borders in (
+        (smollm2_awq, "model.layers.0.mlp.down_proj", [(range(8, 64), range(64, 256)), (range(4), range(48))]),
+        (tiny, "model.layers.0.mlp.up_proj", [(range(3, 9), range(32))]),
+    ):
+        checkpoint = Checkpoint(open_source(folder))
+        for outputs, inputs in borders:
+            found, expected = (
+                checkpoint.part(prefix, outputs, inputs),
+                part_of(checkpoint.stored(prefix), outputs, inputs),
+            )
+            found, expected = (x.dequantize() if isinstance(x, IntWeight) else x for x in (found, expected))
+            assert torch.equal(found, expected)
+    monkeypatch.setattr(Checkpoint, "stored", None)
+    Checkpoint(open_source(smollm2_awq)).part("model.layers.0.self_attn.q_proj", range(64), range(576))
+
+
 def test_smollm2_in_4_bits(smollm2_awq):
     """Three key-value heads for two ranks, and groups of 32."""
     assert_same(smollm2_awq, 2)

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import httpx
+import pytest
 from conftest import ServerThread
 from tiny_repository import write_repository
 
@@ -19,7 +20,8 @@ ASKED = {"prompt": "Hello, my name is", "temperature": 0, "max_tokens": 20, "ign
 ENDLESS = {"prompt": "Hello", "temperature": 0, "max_tokens": 4000, "ignore_eos": True}
 
 
-def test_it_answers_and_comes_back(tmp_path):
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_it_answers_and_comes_back(tmp_path, killed):
     folder = write_repository(tmp_path, max_position_embeddings=4096)
     params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
     expected = LLM(folder).generate(ASKED["prompt"], params)[0].outputs[0].text
@@ -28,6 +30,8 @@ def test_it_answers_and_comes_back(tmp_path):
     with ServerThread(ServerSettings(port=0), models) as server:
         url = f"{server.url}/v1/completions"
         assert httpx.post(url, json=ASKED).json()["choices"][0]["text"] == expected
+        if not killed:
+            return
         with httpx.stream("POST", url, json=ENDLESS | {"stream": True}) as stream:
             lines = stream.iter_lines()
             next(lines)
