@@ -17,7 +17,7 @@ import interpret
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, which other packages do too
     with contextlib.suppress(ImportError):
-        interpret.loops_over_tensors()
+        interpret.mend()
 
 if TYPE_CHECKING:
     from halfbyte.checkpoint.source import Source

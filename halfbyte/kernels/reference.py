@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from halfbyte.checkpoint.int4 import Int4Weight
-from halfbyte.kernels.cache_kind import CacheKind, only_auto
+from halfbyte.kernels.cache_kind import CacheKind
+from halfbyte.kernels.int8_cache import TOP, make_int8_cache, scales_of
 from halfbyte.kernels.interface import (
     Adapt,
     AfterAttention,
@@ -130,18 +131,45 @@ def paged_attention(
     """Attention of each sequence's newest tokens over its cached ones (PagedAttention, arXiv:2309.06180).
 
     q: [T, H, d]; k, v: [T, Hkv, d]; k_cache, v_cache: [blocks, Hkv, block size, d] -> [T, H * d].
-    The new keys and values are stored first. Each token is then computed by itself, with shapes that follow from its
-    place in its sequence alone: so it comes out the same however the sequence was cut into passes. By one thread, for
-    with two torch adds up in another order.
+    The new keys and values are stored first, as the caches keep them. Each token is then computed by itself, with
+    shapes that follow from its place in its sequence alone: so it comes out the same however the sequence was cut into
+    passes. By one thread, for with two torch adds up in another order.
     """
-    size = k_cache.shape[2]
-    block, place = batch.slot_mapping // size, batch.slot_mapping % size
-    k_cache[block, :, place] = k.to(k_cache.dtype)
-    v_cache[block, :, place] = v.to(v_cache.dtype)
+    store_paged(k, v, k_cache, v_cache, batch)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     with _one_thread():
         _attend_each(out, q, k_cache, v_cache, batch, scale, window)
     return out.flatten(1)
+
+
+def store_paged(
+    k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: PagedBatch
+) -> None:
+    """Put k and v [T, Hkv, d] where the batch says, as the caches keep them."""
+    size = k_cache.shape[2]
+    block, place = batch.slot_mapping // size, batch.slot_mapping % size
+    for x, cache in ((k, k_cache), (v, v_cache)):
+        if cache.dtype == torch.int8:
+            cache[block, :, place], scales_of(cache)[block, :, place] = to_int8(x)
+        else:
+            cache[block, :, place] = x.to(cache.dtype)
+
+
+def to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[T, Hkv, d] as int8 of that shape, and scales float32 [T, Hkv]; a head that is not finite gets one that is not.
+
+    x is nearly q * scale: the largest number of each head and token becomes 127 or -127.
+    """
+    x = x.float()
+    scale = x.abs().amax(-1) / TOP + x.sum(-1) * 0.0
+    steps = torch.where(scale[..., None] > 0, x / scale[..., None], 0.0)
+    return steps.round().clamp(-TOP, TOP).to(torch.int8), scale
+
+
+def from_cache(cache: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+    """Those blocks [n, Hkv, block size, d] of a cache; of 8 bits with scales, what they stand for."""
+    numbers = cache[blocks]
+    return numbers * scales_of(cache)[blocks][..., None] if cache.dtype == torch.int8 else numbers
 
 
 def _attend_each(
@@ -158,7 +186,7 @@ def _attend_each(
     for s, context in enumerate(contexts):
         first, end = starts[s], starts[s + 1]
         table = batch.block_tables[s, : -(-context // size)].long()
-        keys, values = (_in_order(cache[table]).to(q.dtype) for cache in (k_cache, v_cache))
+        keys, values = (_in_order(from_cache(cache, table)).to(q.dtype) for cache in (k_cache, v_cache))
         for row in range(first, end):
             seen = context - (end - 1 - row)
             part = slice(0 if window is None else max(0, seen - window), seen)
@@ -234,9 +262,11 @@ class ReferenceKernels:
         return paged_attention(q, k, v, k_cache, v_cache, batch, scale, window)
 
     def kv_cache(self, blocks: int, heads: int, block_size: int, width: int, kind: CacheKind = "auto") -> torch.Tensor:
-        """In the dtype of the weights. Not zeroed: memory that is never used is then never taken."""
-        only_auto(kind)
-        return torch.empty(blocks, heads, block_size, width, dtype=self.dtype)
+        """In the dtype of the weights, or as asked for. Not zeroed: memory that is never used is then never taken."""
+        if kind == "int8":
+            return make_int8_cache(blocks, heads, block_size, width)
+        dtype = torch.float8_e4m3fn if kind == "fp8" else self.dtype
+        return torch.empty(blocks, heads, block_size, width, dtype=dtype)
 
     def linear(self, weight: LinearWeight) -> LinearKernel:
         """Prepare one linear by itself."""

@@ -55,7 +55,9 @@ def whole(monkeypatch):
     monkeypatch.setattr(gpu_pass.GpuPass, "run", lambda self, *given: summed(*given))
     embedding = torch.randn(96, 32, generator=torch.Generator().manual_seed(0))
     shape = PassShape(6, 2, 8, 1e-5, [None] * 3, partial(begin, embedding, Rope(tiny_config())))
-    return gpu_pass.GpuPass(shape, [], torch.device("cpu"))
+    found = gpu_pass.GpuPass(shape, [], torch.device("cpu"))
+    found.records = True  # as on a GPU
+    return found
 
 
 @pytest.mark.parametrize("with_lengths", [False, True])

@@ -37,6 +37,15 @@ def compiled(source: str, defines: dict[str, int], arch: str) -> bytes:
     return cubin
 
 
+def has_nvrtc() -> bool:
+    """Whether there is a compiler."""
+    try:
+        _nvrtc()
+    except KernelError:
+        return False
+    return True
+
+
 def _compile(library: ctypes.CDLL, source: str, options: list[str]) -> bytes:
     program = c_void_p()
     _check(library, library.nvrtcCreateProgram(byref(program), source.encode(), b"kernel.cu", 0, None, None))

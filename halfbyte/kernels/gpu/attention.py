@@ -1,4 +1,4 @@
-"""Attention on a GPU: sequences with one new token each by paged_decode.cu, all else by Triton."""
+"""Attention on a GPU: sequences with one new token each by paged_decode.cu where that can be, all else by Triton."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from halfbyte.kernels.cuda.compile import compiled
 from halfbyte.kernels.cuda.launch import CudaKernel
 from halfbyte.kernels.gpu.linear import arch_of
+from halfbyte.kernels.gpu.mode import Mode
 from halfbyte.kernels.interface import PagedBatch
 from halfbyte.kernels.triton.paged_attention import PIECE, paged_attention, pieces_of, put_together
 
@@ -20,14 +21,17 @@ FEW_BLOCKS = 512
 
 def attend(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: PagedBatch, scale: float, window: int | None,
-    out: torch.Tensor, pieces: int | None = None, *, tiled: bool = False,
+    out: torch.Tensor, pieces: int | None = None, *, tiled: bool = False, mode: Mode | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """See `paged_attention`."""
+    """See `paged_attention`. mode: None, the device's."""
+    mode = Mode.of(q.device) if mode is None else mode
+    if mode.fixed or mode.portable or keys.dtype == torch.int8:
+        return paged_attention(q, keys, values, batch, scale, window, out, pieces, tiled=tiled, fixed=mode.fixed)
     if batch.max_query > 1 and batch.singles:
         n = batch.singles
         slots, tables, starts, contexts = batch.slot_mapping, batch.block_tables, batch.query_start, batch.context_lens
         alone = PagedBatch(slots[:n], tables[:n], starts[: n + 1], contexts[:n], 1, batch.singles_context)
-        attend(q[:n], keys, values, alone, scale, window, out[:n], tiled=tiled)
+        attend(q[:n], keys, values, alone, scale, window, out[:n], tiled=tiled, mode=mode)
         return paged_attention(q, keys, values, batch, scale, window, out, tiled=tiled, first=n)
     T, heads, d = q.shape
     kv_heads, block = keys.shape[1:3]

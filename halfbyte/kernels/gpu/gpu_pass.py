@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from halfbyte.kernels.gpu.attention import attend
+from halfbyte.kernels.gpu.mode import Mode
 from halfbyte.kernels.gpu.whole_step import WholeStep
 from halfbyte.kernels.interface import PagedBatch, PagedCaches
 from halfbyte.kernels.triton.paged_attention import PIECE, pieces_of
@@ -27,15 +28,20 @@ RECORDS_SHARED = os.environ.get("HALFBYTE_SHARED_GRAPHS") == "1"
 class GpuPass:
     """See interface.PassKernel."""
 
-    def __init__(self, shape: PassShape, spans: Sequence[GpuSpan], device: torch.device) -> None:
+    def __init__(
+        self, shape: PassShape, spans: Sequence[GpuSpan], device: torch.device, mode: Mode | None = None
+    ) -> None:
+        """mode: None, the device's."""
         self.shape, self.spans, self.device = shape, list(spans), device
+        self.mode = Mode.of(device) if mode is None else mode
         self.norms = [n and tuple(x.float().to(device) for x in n) for n in shape.qk_norms]
         self.recorded: dict[tuple[int, int], _Recorded] = {}
         self.pool: tuple[int, int] | None = None  # memory that recordings share: one is played at a time
         self.caches: object = None
         shared = any(span.reduce is not None for span in spans)  # one kernel cannot wait for other GPUs
-        self.records = not shared or RECORDS_SHARED
-        self.step = WholeStep(shape, self.spans, self.norms, device) if spans and not shared else None
+        self.records = device.type == "cuda" and (not shared or RECORDS_SHARED)  # in the interpreter nothing is
+        one_kernel = bool(spans) and not shared and not self.mode.portable and not self.mode.fixed
+        self.step = WholeStep(shape, self.spans, self.norms, device) if one_kernel else None
 
     def __call__(
         self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches
@@ -73,14 +79,16 @@ class GpuPass:
         T = embedded.shape[0]
         residual = embedded.clone()
         cos, sin = cos.contiguous(), sin.contiguous()
-        q = torch.empty(T, s.heads, s.head_dim, dtype=torch.float16, device=self.device)
+        q = torch.empty(T, s.heads, s.head_dim, dtype=self.mode.dtype, device=self.device)
         attended = torch.empty_like(q)
         x = self.spans[0].run(None, residual)
         for layer, span in enumerate(self.spans[1:]):
             keys, values = past.caches[layer]
-            rope_store(x, cos, sin, q, keys, values, batch.slot_mapping, self.norms[layer], s.eps)  # type: ignore[arg-type]
+            norms = self.norms[layer]
+            rope_store(x, cos, sin, q, keys, values, batch.slot_mapping, norms, s.eps, fixed=self.mode.fixed)  # type: ignore[arg-type]
             tiled = span.is_wide(T) and s.head_dim % 32 == 0
-            attend(q, keys, values, batch, past.scale, past.windows[layer], attended, pieces, tiled=tiled)
+            window = past.windows[layer]
+            attend(q, keys, values, batch, past.scale, window, attended, pieces, tiled=tiled, mode=self.mode)
             x = span.run(attended.flatten(1), residual, tiled=tiled)
         return x
 

@@ -8,35 +8,47 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from halfbyte.kernels.gpu.linear import SLICED, GpuLinear, gate_and_up, is_wide, rows_of
-from halfbyte.kernels.gpu.wide import LEAST_TOKENS, in_tiles_order, norm_rows, takes, wide_linear
+from halfbyte.kernels.gpu.choices import choices
+from halfbyte.kernels.gpu.linear import GpuLinear, gate_and_up, is_wide, rows_of
+from halfbyte.kernels.gpu.mode import Mode
+from halfbyte.kernels.gpu.wide import CHUNK, in_tiles_order, norm_rows, takes, wide_linear
+from halfbyte.kernels.triton.eight_bits import multiply_eight, rounded_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from halfbyte.kernels.interface import Adapt, Span
+    from halfbyte.kernels.triton.linear import Output
+
+
+EIGHT_FROM = 64  # tokens from which reading weights is not what takes the time
 
 
 class GpuSpan:
-    """See interface.SpanKernel. Activations are float16, the residual stream is float32."""
+    """See interface.SpanKernel. Activations are of the mode's dtype, the residual stream is float32."""
 
-    def __init__(self, p: Span, device: torch.device) -> None:
+    def __init__(self, p: Span, device: torch.device, mode: Mode | None = None) -> None:
+        """mode: None, the device's."""
         self.eps = p.eps
+        self.mode = Mode.of(device) if mode is None else mode
+        self.choices = choices(device)
         self.norm = p.norm.float().to(device)
-        self.qkv = None if p.qkv is None else GpuLinear(p.qkv, device)
+        self.qkv = None if p.qkv is None else GpuLinear(p.qkv, device, mode=self.mode)
         self.after = p.after is not None
         self.reduce = None if p.after is None else p.after.reduce
         linears = [self.qkv] if self.qkv else []
         if p.after is not None:
-            self.o, self.down = GpuLinear(p.after.o, device), GpuLinear(p.after.down, device)
+            self.o, self.down = (GpuLinear(w, device, mode=self.mode) for w in (p.after.o, p.after.down))
             self.gated = rows_of(p.after.gate_up) % 16 == 0
-            self.gate_up = GpuLinear(p.after.gate_up, device, gated=self.gated)
+            self.gate_up = GpuLinear(p.after.gate_up, device, gated=self.gated, mode=self.mode)
             self.after_norm = p.after.norm.float().to(device)
             linears += [self.o, self.down, self.gate_up]
-        self.widens = is_wide(device) and all(takes(linear) for linear in linears) and (not self.after or self.gated)
+        pairs = not self.after or self.gated  # gate and up can be multiplied on the way out
+        self.widens = not self.mode.portable and is_wide(device) and all(takes(linear) for linear in linears) and pairs
         if p.after is not None:
             self.widens = self.widens and takes(self.gate_up, silu=True)
-        self.streams = all(linear.streams for linear in linears) and (not self.after or self.gated)
+        self.streams = all(linear.streams for linear in linears) and pairs
+        self.rounds = self.mode.eight and self.streams and all(linear.group for linear in linears)
 
     def __call__(
         self, attended: torch.Tensor | None, residual: torch.Tensor, adapt: Adapt | None = None
@@ -47,7 +59,16 @@ class GpuSpan:
 
     def is_wide(self, T: int) -> bool:
         """Whether T tokens go through the products that take x in the order of tiles."""
-        return self.widens and T >= LEAST_TOKENS
+        return self.widens and not self._is_eight(T) and (self.mode.fixed or self.choices.wide_from <= T)
+
+    def _is_eight(self, T: int) -> bool:
+        """Whether T tokens are rounded to 8 bits."""
+        return self.rounds and T >= EIGHT_FROM
+
+    def _streams(self, T: int) -> bool:
+        """Whether T tokens go through products that read 4-bit weights as they lie."""
+        most = self.choices.triton_to if self.mode.portable else self.choices.stream_to
+        return self.streams and (self.mode.fixed or most >= T)
 
     def run(
         self, attended: torch.Tensor | None, residual: torch.Tensor, adapt: Adapt | None = None, *, tiled: bool = False
@@ -57,13 +78,23 @@ class GpuSpan:
         tiled: `attended` is in the order of tiles, as it may be where `is_wide` says so and there are no adapters.
         """
         T = residual.shape[0]
+        if adapt is None and self._is_eight(T):
+            return self._eight(attended, residual)
         if adapt is None and self.is_wide(T):
             if attended is not None and not tiled:
                 attended = in_tiles_order(attended)
-            return self._wide(attended, residual)
-        if self.streams and adapt is None and T <= SLICED:
+            return self._in_chunks(attended, residual) if self.mode.fixed else self._wide(attended, residual)
+        if adapt is None and self._streams(T):
             return self._few(attended, residual)
         return self._many(attended, residual, adapt)
+
+    def _in_chunks(self, attended: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
+        """`_wide` by CHUNK tokens, so that a row's sums do not depend on how many there are."""
+        parts = []
+        for begin in range(0, len(residual), CHUNK):
+            rows = slice(begin, begin + CHUNK)
+            parts.append(self._wide(None if attended is None else attended[rows], residual[rows]))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _wide(self, attended: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
         T = residual.shape[0]
@@ -72,14 +103,32 @@ class GpuSpan:
             with self._sum(residual) as total:
                 wide_linear(self.o, attended, total, "added")
             x = norm_rows(residual, self.after_norm, self.eps)
-            activated = torch.empty(T, self.down.K, dtype=torch.float16, device=residual.device)
+            activated = torch.empty(T, self.down.K, dtype=self.mode.dtype, device=residual.device)
             wide_linear(self.gate_up, x, activated, "silu")
             with self._sum(residual) as total:
                 wide_linear(self.down, activated, total, "added")
         if self.qkv is None:
             return F.rms_norm(residual, self.norm.shape, self.norm, self.eps)
-        out = torch.empty(T, self.qkv.N, dtype=torch.float16, device=residual.device)
+        out = torch.empty(T, self.qkv.N, dtype=self.mode.dtype, device=residual.device)
         wide_linear(self.qkv, norm_rows(residual, self.norm, self.eps), out, "half")
+        return out
+
+    def _eight(self, attended: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
+        T = residual.shape[0]
+        if self.after:
+            assert attended is not None
+            with self._sum(residual) as total:
+                _round_and_multiply(self.o, attended, total, "added")
+            activated = torch.empty(T, self.down.K, dtype=self.mode.dtype, device=residual.device)
+            x = F.rms_norm(residual, self.after_norm.shape, self.after_norm, self.eps)
+            _round_and_multiply(self.gate_up, x, activated, "silu")
+            with self._sum(residual) as total:
+                _round_and_multiply(self.down, activated, total, "added")
+        x = F.rms_norm(residual, self.norm.shape, self.norm, self.eps)
+        if self.qkv is None:
+            return x
+        out = torch.empty(T, self.qkv.N, dtype=self.mode.dtype, device=residual.device)
+        _round_and_multiply(self.qkv, x, out, "half")
         return out
 
     def _few(self, attended: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
@@ -88,13 +137,13 @@ class GpuSpan:
             assert attended is not None
             with self._sum(residual) as total:
                 self.o.sliced(attended, total, "added")
-            activated = torch.empty(T, self.down.K, dtype=torch.float16, device=residual.device)
+            activated = torch.empty(T, self.down.K, dtype=self.mode.dtype, device=residual.device)
             self.gate_up.sliced(residual, activated, "silu", self.after_norm, self.eps)
             with self._sum(residual) as total:
                 self.down.sliced(activated, total, "added")
         if self.qkv is None:
             return F.rms_norm(residual, self.norm.shape, self.norm, self.eps)
-        out = torch.empty(T, self.qkv.N, dtype=torch.float16, device=residual.device)
+        out = torch.empty(T, self.qkv.N, dtype=self.mode.dtype, device=residual.device)
         self.qkv.sliced(residual, out, "half", self.norm, self.eps)
         return out
 
@@ -123,8 +172,12 @@ class GpuSpan:
         return x if self.qkv is None else _product(x, self.qkv, "qkv", adapt)
 
 
+def _round_and_multiply(linear: GpuLinear, x: torch.Tensor, out: torch.Tensor, output: Output) -> None:
+    multiply_eight(linear.data, linear.group, rounded_rows(x), linear.bias, out, linear.N, output)
+
+
 def _product(x: torch.Tensor, linear: GpuLinear, name: str, adapt: Adapt | None) -> torch.Tensor:
-    y = linear.many(x.half())
+    y = linear.many(x.to(linear.mode.dtype))
     if adapt is None:
         return y
     wide = y.float()

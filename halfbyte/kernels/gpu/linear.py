@@ -13,7 +13,11 @@ import torch.nn.functional as F
 from halfbyte.checkpoint.int4 import Int4Weight
 from halfbyte.kernels.cuda.compile import compiled
 from halfbyte.kernels.cuda.launch import CudaKernel
+from halfbyte.kernels.gpu.choices import choices
+from halfbyte.kernels.gpu.mode import Mode
 from halfbyte.kernels.gpu.tiles import COLUMNS, ROWS, group_of, pack_tiles
+from halfbyte.kernels.triton.linear import finish, multiply_floats, multiply_tiles
+from halfbyte.kernels.triton.tiles import dequantize_tiles
 
 if TYPE_CHECKING:
     from halfbyte.kernels.cuda.tensor_map import TensorMap
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
 FEW = 16  # tokens that the weights' stream serves at once
 FEWEST = 8  # tokens up to which it is used where there is something better for more (wide.py)
-SLICED = 48  # tokens up to which it is worth reading the weights once for every FEW
+TOGETHER = 256  # tokens of a launch in Triton, which serves any number: its sums take memory
 SHARED = 200 * 1024  # bytes of a multiprocessor's shared memory that a block may take
 Output = Literal["half", "added", "silu", "float"]
 OUTPUTS: dict[Output, int] = {"half": 0, "added": 1, "silu": 2, "float": 3}
@@ -44,31 +48,37 @@ class Shape:
 class GpuLinear:
     """A weight [N, K] on a device, in tiles of 4 bits or as float16. Rows may be interleaved, see `interleaved`."""
 
-    def __init__(self, w: LinearWeight, device: torch.device, *, gated: bool = False) -> None:
-        """gated: rows are those of gate, then those of up, and are interleaved by eights."""
+    def __init__(self, w: LinearWeight, device: torch.device, *, gated: bool = False, mode: Mode | None = None) -> None:
+        """gated: rows are those of gate, then those of up, and are interleaved by eights. mode: None, the device's."""
         weight, bias = w.weight, w.bias
         self.gated = gated
+        self.mode = Mode.of(device) if mode is None else mode
         self.N, self.K = rows_of(w), int((weight.q if isinstance(weight, Int4Weight) else weight).shape[1])
         order = interleaved(self.N) if gated else None
         self.bias = None if bias is None else bias.float().to(device)
         if order is not None and self.bias is not None:
             self.bias = self.bias[order.to(device)]
-        self.data, self.group = _on_device(weight, order, device)
+        self.data, self.group = _on_device(weight, order, device, self.mode.dtype)
         self.maps: dict[int, TensorMap] = {}  # by rows of a tile, see wide.py
-        self.streams = self.K % COLUMNS == 0 and (self.group > 0 or self.N % ROWS == 0)
+        # whether `few` can take it; Triton takes any, but a matrix of floats is cuBLAS's to read
+        self.streams = self.K % COLUMNS == 0 and (self.group > 0 or (self.N % ROWS == 0 and not self.mode.portable))
 
     def sliced(
         self, x: torch.Tensor, out: torch.Tensor, output: Output, norm: torch.Tensor | None = None, eps: float = 0.0
     ) -> None:
-        """`few` for any number of tokens, FEW at a time."""
-        for begin in range(0, x.shape[0], FEW):
-            part = slice(begin, begin + FEW)
+        """`few` for any number of tokens, as many at a time as it takes."""
+        most = TOGETHER if self.mode.portable else FEW
+        for begin in range(0, x.shape[0], most):
+            part = slice(begin, begin + most)
             self.few(x[part], out[part], output, norm, eps)
 
     def few(
         self, x: torch.Tensor, out: torch.Tensor, output: Output, norm: torch.Tensor | None = None, eps: float = 0.0
     ) -> None:
         """x [T <= FEW, K] float16, or with `norm` [K] a float32 stream to be normed first; see stream_linear.cu."""
+        if self.mode.portable:
+            self.by_triton(x, out, output, norm, eps)
+            return
         T = x.shape[0]
         shape = Shape.of(self.group)
         columns = -(-T // 8)
@@ -77,7 +87,7 @@ class GpuLinear:
         partial = (-(tiles // -blocks) + shape.warps) * ROWS * 4  # bytes for a token
         units = self.K // max(self.group, COLUMNS)
         # as many as `most` tokens need, for fewer tokens too: sums are taken in the order that chunks give
-        most = FEWEST if T <= FEWEST and is_wide(x.device) else FEW
+        most = FEWEST if T <= FEWEST and is_wide(x.device) and not self.mode.fixed else FEW
         fits = SHARED - most * partial
         chunks = next(c for c in range(1, units + 1) if units % c == 0 and _rows(most, self.K // c) <= fits)
         slots = 8 * columns * partial
@@ -87,16 +97,50 @@ class GpuLinear:
             (self.data, self.bias, x, norm, out, T, self.K, self.N, chunks, eps), early=True,
         )  # fmt: skip
 
+    def by_triton(
+        self, x: torch.Tensor, out: torch.Tensor, output: Output, norm: torch.Tensor | None = None, eps: float = 0.0
+    ) -> None:
+        """`few` in Triton: for any shape and any number of tokens."""
+        if norm is not None:
+            x = F.rms_norm(x, (self.K,), norm, eps)
+        x = x.to(self.mode.dtype).contiguous()
+        found = choices(x.device)
+        cut = found.alone if x.shape[0] == 1 and not self.mode.fixed else found.several
+        parts = multiply_tiles(self.data, self.group, x, cut) if self.group else multiply_floats(self.data, x, cut)
+        finish(parts, self.bias, out, output)
+
     def many(self, x: torch.Tensor) -> torch.Tensor:
-        """x [T, K] -> [T, N], both float16, rows of a gated weight interleaved."""
+        """x [T, K] -> [T, N], both of the mode's dtype, rows of a gated weight interleaved."""
+        if self.mode.fixed:
+            return self._row_by_row(x)
         y = F.linear(x, self.matrix())
         return y if self.bias is None else y.add_(self.bias)
 
+    def floats(self, x: torch.Tensor) -> torch.Tensor:
+        """x [T, K] -> float32 [T, N], of more than FEW tokens by way of `many` and so rounded to the mode's dtype."""
+        if x.shape[0] > FEW and not self.mode.fixed:
+            return self.many(x).float()
+        return self._row_by_row(x, torch.float32)
+
+    def _row_by_row(self, x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """By kernels whose rows do not depend on how many there are, if the mode is fixed."""
+        out = torch.empty(x.shape[0], self.N, dtype=dtype or self.mode.dtype, device=x.device)
+        output: Output = "half" if dtype is None else "float"
+        if self.streams:
+            self.sliced(x.contiguous(), out, output)
+            return out
+        for begin in range(0, x.shape[0], TOGETHER):
+            self.by_triton(x[begin : begin + TOGETHER], out[begin : begin + TOGETHER], output)
+        return out
+
     def matrix(self) -> torch.Tensor:
-        """[N, K] float16. That of 4-bit weights lies in memory which the next one's takes."""
+        """[N, K] of the mode's dtype. That of 4-bit weights lies in memory which the next one's takes."""
         if self.group == 0:
             return self.data
-        out = _scratch(self.data.device, self.N * self.K).view(self.N, self.K)
+        out = _scratch(self.data.device, self.mode.dtype, self.N * self.K).view(self.N, self.K)
+        if self.mode.portable:
+            dequantize_tiles(self.data, self.group, out)
+            return out
         tiles = -(-self.N // ROWS)
         kernel = _dequantize(arch_of(self.data.device), self.group)
         kernel(-(-tiles * self.K // 256), 256, 0, (self.data, out, self.N, self.K))
@@ -104,7 +148,9 @@ class GpuLinear:
 
 
 def is_wide(device: torch.device) -> bool:
-    """Whether the GPU has these products' instructions: those of compute capability 9 alone."""
+    """Whether the GPU has these products' instructions: those of NVIDIA's compute capability 9 alone."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
     return torch.cuda.get_device_capability(device)[0] == 9
 
 
@@ -126,7 +172,7 @@ def gate_and_up(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _on_device(
-    weight: torch.Tensor | Int4Weight, order: torch.Tensor | None, device: torch.device
+    weight: torch.Tensor | Int4Weight, order: torch.Tensor | None, device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.Tensor, int]:
     if isinstance(weight, Int4Weight):
         q, s, z = (x.to(device) for x in (weight.q, weight.s, weight.z))
@@ -136,8 +182,8 @@ def _on_device(
         if group_of(moved) is not None and s.dtype == torch.float16:
             tiles = pack_tiles(moved)
             return tiles.data, tiles.group
-        return moved.dequantize().half(), 0
-    matrix = weight.to(device).half()
+        return moved.dequantize().to(dtype), 0
+    matrix = weight.to(device, dtype)
     return (matrix if order is None else matrix[order.to(device)]).contiguous(), 0
 
 
@@ -176,11 +222,11 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-_SCRATCH: dict[torch.device, torch.Tensor] = {}
+_SCRATCH: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
 
 
-def _scratch(device: torch.device, count: int) -> torch.Tensor:
-    held = _SCRATCH.get(device)
+def _scratch(device: torch.device, dtype: torch.dtype, count: int) -> torch.Tensor:
+    held = _SCRATCH.get((device, dtype))
     if held is None or held.numel() < count:
-        held = _SCRATCH[device] = torch.empty(count, dtype=torch.float16, device=device)
+        held = _SCRATCH[device, dtype] = torch.empty(count, dtype=dtype, device=device)
     return held[:count]

@@ -52,6 +52,7 @@ class WholeStep:
         lanes = s.head_dim // _numbers_of_a_lane(keys)
         return (
             torch.cuda.get_device_capability(self.device) >= LEAST
+            and keys.dtype != torch.int8
             and 0 < T <= MOST
             and all(span.streams and span.eps == s.eps for span in spans)
             and all(linear.group == linears[0].group > 0 for linear in linears)

@@ -12,7 +12,6 @@ import torch
 from halfbyte.kernels.cuda.compile import compiled
 from halfbyte.kernels.cuda.launch import CudaKernel
 from halfbyte.kernels.cuda.tensor_map import FLOAT16, SWIZZLE_128B, TensorMap, bytes_map
-from halfbyte.kernels.gpu.linear import FEWEST
 
 if TYPE_CHECKING:
     from halfbyte.kernels.gpu.linear import GpuLinear
@@ -21,7 +20,7 @@ STAGE = 128  # columns of a weight that are fetched together
 SHARED = 232448  # bytes of shared memory of a block
 TILE_BYTES = {128: 1088, 64: 1152, 32: 1280}  # of 16 rows in a stage
 MOST_STAGES = 8
-LEAST_TOKENS = FEWEST + 1  # for which this is faster than the weights' stream
+CHUNK = 64  # tokens of every launch where a row's sums must not depend on how many there are
 Output = Literal["half", "added", "silu"]
 OUTPUTS: dict[Output, int] = {"half": 0, "added": 1, "silu": 2}
 
@@ -59,6 +58,11 @@ class Tile:
         }  # fmt: skip
 
     @staticmethod
+    def fixed(N: int) -> Tile:
+        """For up to CHUNK tokens, always the same one."""
+        return Tile.of(CHUNK, N)
+
+    @staticmethod
     def of(T: int, N: int) -> Tile:
         """For T tokens and N rows; found by trying on an H200."""
         if T <= 64:
@@ -82,7 +86,8 @@ def wide_linear(
 ) -> None:
     """x [T, K] float16, columns in the tiles' order. out [T, N] or, for "silu", [T, N / 2] in that order again."""
     T, device = x.shape[0], x.device
-    tile = tile or Tile.of(T, linear.N)
+    if tile is None:
+        tile = Tile.fixed(linear.N) if linear.mode.fixed else Tile.of(T, linear.N)
     parts, flags = _meeting_place(device)
     maps = _weight_map(linear, tile), _activation_map(x.data_ptr(), T, linear.K, tile.columns)
     # As many blocks in every launch, since they all count launches; those of a small product have nothing to do.

@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import triton
 import triton.language as tl
 
+from halfbyte.kernels.int8_cache import TOP, floats_of
+
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Mapping
+
+NEAREST = tl.constexpr(12582912.0)  # 1.5 * 2**23: adding it rounds a small float to the nearest whole number
+MANY = 512  # tokens, over which a program has several heads
+NO_FUSION: Mapping[str, bool] = {"enable_fp_fusion": False}
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _store_int8(  # type: ignore[no-untyped-def]
+    x, cache, scales, page, place, column, rows, D: tl.constexpr, BLOCK: tl.constexpr, TOP: tl.constexpr
+):
+    """Those rows of x [heads, width] as int8 with their scales, at a place of pages [heads, 1]; see int8_cache.py."""
+    scale = tl.max(tl.abs(x), 1) / TOP
+    scale += tl.sum(x, 1) * 0.0  # what is not finite must not be lost
+    steps = x * tl.where(scale > 0, 1.0 / tl.where(scale > 0, scale, 1.0), 0.0)[:, None]
+    whole = (tl.minimum(tl.maximum(steps, -TOP), TOP) + NEAREST) - NEAREST
+    size: tl.constexpr = BLOCK * D + BLOCK * 4
+    tl.store(cache + page * size + place * D + column, whole.to(tl.int8), mask=rows & (column < D))
+    tl.store(scales + (page * size + BLOCK * D) // 4 + place, scale[:, None], mask=rows)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _rope_store(  # type: ignore[no-untyped-def]
-    qkv, cos, sin, q_out, k_cache, v_cache, slots, q_norm, k_norm, heads, kv_heads, eps,
+    qkv, cos, sin, q_out, k_cache, v_cache, k_scales, v_scales, slots, q_norm, k_norm, heads, kv_heads, eps,
     BLOCK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, NORMS: tl.constexpr, SOME: tl.constexpr,
+    INT8: tl.constexpr, TOP: tl.constexpr,
 ):  # fmt: skip
     """A program: one token, SOME of its heads."""
     token = tl.program_id(0)
@@ -45,22 +67,35 @@ def _rope_store(  # type: ignore[no-untyped-def]
     if slot >= 0:
         is_key = head < heads + kv_heads
         kv_head = tl.where(is_key, head - heads, head - heads - kv_heads)
-        at = ((slot // BLOCK * kv_heads + kv_head) * BLOCK + slot % BLOCK) * D
-        tl.store(k_cache + at + column, x.to(k_cache.dtype.element_ty), mask=inside & (head >= heads) & is_key)
-        tl.store(v_cache + at + column, plain.to(v_cache.dtype.element_ty), mask=inside & (head >= heads + kv_heads))
+        page = slot // BLOCK * kv_heads + kv_head
+        as_key = (head >= heads) & is_key
+        as_value = (head >= heads + kv_heads) & (head < all_heads)
+        if INT8:
+            _store_int8(x, k_cache, k_scales, page, slot % BLOCK, column, as_key, D, BLOCK, TOP)
+            _store_int8(plain, v_cache, v_scales, page, slot % BLOCK, column, as_value, D, BLOCK, TOP)
+        else:
+            at = (page * BLOCK + slot % BLOCK) * D
+            tl.store(k_cache + at + column, x.to(k_cache.dtype.element_ty), mask=as_key & inside)
+            tl.store(v_cache + at + column, plain.to(v_cache.dtype.element_ty), mask=as_value & inside)
 
 
 def rope_store(
     qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, q_out: torch.Tensor, k_cache: torch.Tensor,
     v_cache: torch.Tensor, slots: torch.Tensor, norms: tuple[torch.Tensor, torch.Tensor] | None, eps: float,
+    *, fixed: bool = False,
 ) -> None:  # fmt: skip
-    """qkv: [T, (H + 2 Hkv) d]; cos, sin: float32 [T, 1, d]; q_out: [T, H, d]; slots: [T], < 0: do not keep."""
+    """qkv: [T, (H + 2 Hkv) d]; cos, sin: float32 [T, 1, d]; q_out: [T, H, d]; slots: [T], < 0: do not keep.
+
+    fixed: a token's results must not depend on T.
+    """
     T, heads, d = q_out.shape
     _, kv_heads, block, _ = k_cache.shape
     q_norm, k_norm = norms or (cos, cos)
-    some = 8 if T > 512 else 1  # heads of a program
+    int8 = k_cache.dtype == torch.int8
+    k_scales, v_scales = (floats_of(k_cache), floats_of(v_cache)) if int8 else (cos, cos)
+    some = 8 if fixed or T > MANY else 1  # heads of a program
     _rope_store[(T, -(-(heads + 2 * kv_heads) // some))](
-        qkv, cos, sin, q_out, k_cache, v_cache, slots, q_norm, k_norm, heads, kv_heads, eps,
-        BLOCK=block, D=d, WIDTH=triton.next_power_of_2(d), NORMS=norms is not None, SOME=some,
-        num_warps=4 if some > 1 else 1,
+        qkv, cos, sin, q_out, k_cache, v_cache, k_scales, v_scales, slots, q_norm, k_norm, heads, kv_heads, eps,
+        BLOCK=block, D=d, WIDTH=triton.next_power_of_2(d), NORMS=norms is not None, SOME=some, INT8=int8, TOP=TOP,
+        num_warps=4 if some > 1 else 1, **(NO_FUSION if fixed else {}),
     )  # fmt: skip
