@@ -9,7 +9,7 @@ import typer
 
 from halfbyte.cli import sampling_options as options
 from halfbyte.cli.choices import Compute
-from halfbyte.cli.engine_options import Batched, Cache, CacheDtype, CacheKind, Ranks, Seqs
+from halfbyte.cli.engine_options import Batched, Cache, CacheDtype, CacheKind, Deterministic, Ranks, Seqs
 
 if TYPE_CHECKING:
     from halfbyte.evaluate.serving import Report, Timing
@@ -42,6 +42,7 @@ def throughput(
     max_num_batched_tokens: Batched = None,
     speculative_tokens: Guesses = 0,
     tensor_parallel_size: Ranks = 1,
+    deterministic: Deterministic = False,
     compute: options.Compute = Compute.AUTO,
     seed: Seed = 0,
     as_json: Json = False,
@@ -63,6 +64,7 @@ def throughput(
         max_num_batched_tokens=max_num_batched_tokens,
         speculative_tokens=speculative_tokens,
         tensor_parallel_size=tensor_parallel_size,
+        deterministic=deterministic,
     )
     vocabulary = llm.network.config.vocab_size
     all_at_once(llm, random_prompts(1, input_len, vocabulary, seed + 1), 2)  # a first pass is slower
@@ -78,6 +80,7 @@ def latency(
     output_len: OutputLength = 64,
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="How many times.")] = 5,
     tensor_parallel_size: Ranks = 1,
+    deterministic: Deterministic = False,
     compute: options.Compute = Compute.AUTO,
     seed: Seed = 0,
     as_json: Json = False,
@@ -90,7 +93,7 @@ def latency(
     from halfbyte.engine.llm import LLM
     from halfbyte.evaluate.load import all_at_once, random_prompts
 
-    llm = LLM(model, compute=compute.value, tensor_parallel_size=tensor_parallel_size)
+    llm = LLM(model, compute=compute.value, tensor_parallel_size=tensor_parallel_size, deterministic=deterministic)
     vocabulary = llm.network.config.vocab_size
     timings: list[Timing] = []
     seconds = 0.0
@@ -123,6 +126,7 @@ def serve(
     max_concurrency: Annotated[int, typer.Option(min=1, metavar="N", help="Most requests under way.")] = 256,
     vocabulary: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts are made of token ids under N.")] = 1000,
     tensor_parallel_size: Ranks = 1,
+    deterministic: Deterministic = False,
     compute: options.Compute = Compute.AUTO,
     seed: Seed = 0,
     as_json: Json = False,
@@ -146,7 +150,9 @@ def serve(
         prompts = random_prompts(num_prompts, input_len, vocabulary, seed)
         if url is None:
             assert model is not None
-            settings: dict[str, Any] = {"compute": compute.value, "tensor_parallel_size": tensor_parallel_size}
+            settings: dict[str, Any] = {
+                "compute": compute.value, "tensor_parallel_size": tensor_parallel_size, "deterministic": deterministic,
+            }  # fmt: skip
             async with AsyncEngine(model, max_requests=max_concurrency + 1, **settings) as engine:
                 return await at_a_rate(ask_engine(engine, output_len), prompts, request_rate, max_concurrency, seed)
         from halfbyte.errors import IntegrationError

@@ -9,7 +9,7 @@ from halfbyte.cli import sampling_options as options
 from halfbyte.cli.chat_template import ChatTemplate, read_chat_template, stops_of
 from halfbyte.cli.choices import Compute
 from halfbyte.cli.conversation import Conversation
-from halfbyte.cli.engine_options import Cache, Ranks
+from halfbyte.cli.engine_options import Cache, Deterministic, Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +39,7 @@ def chat(
     compute: options.Compute = Compute.AUTO,
     kv_cache: Cache = None,
     tensor_parallel_size: Ranks = 1,
+    deterministic: Deterministic = False,
 ) -> None:
     """Talk with a model.
 
@@ -61,6 +62,7 @@ def chat(
         chat_template=read_chat_template(chat_template),
         kv_cache=kv_cache,
         tensor_parallel_size=tensor_parallel_size,
+        deterministic=deterministic,
     )
     if llm.get_tokenizer().chat_template is None:
         raise RequestError(f"{model} has no chat template; use halfbyte generate --raw")

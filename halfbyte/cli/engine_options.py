@@ -13,6 +13,7 @@ class CacheKind(StrEnum):
 
     AUTO = "auto"
     FP8 = "fp8"
+    INT8 = "int8"
 
 
 Cache = Annotated[
@@ -25,7 +26,12 @@ Cache = Annotated[
     ),
 ]
 CacheDtype = Annotated[
-    CacheKind, typer.Option("--kv-cache-dtype", help="What they are kept as; fp8 takes half the memory, on a GPU.")
+    CacheKind,
+    typer.Option("--kv-cache-dtype", help="What they are kept as; fp8 and int8 take half the memory, on a GPU."),
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="On a GPU, too, the same tokens whatever else is asked at the time; slower."),
 ]
 Ranks = Annotated[
     int,

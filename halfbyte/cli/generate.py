@@ -11,7 +11,7 @@ import typer
 from halfbyte.cli import sampling_options as options
 from halfbyte.cli.chat_template import ChatTemplate, read_chat_template, stops_of
 from halfbyte.cli.choices import Compute
-from halfbyte.cli.engine_options import Cache, Ranks
+from halfbyte.cli.engine_options import Cache, Deterministic, Ranks
 
 if TYPE_CHECKING:
     from halfbyte.cli.answer import Answer
@@ -36,6 +36,7 @@ def generate(
     compute: options.Compute = Compute.AUTO,
     kv_cache: Cache = None,
     tensor_parallel_size: Ranks = 1,
+    deterministic: Deterministic = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print the whole answer as JSON, with tokens and seconds."),
@@ -69,6 +70,7 @@ def generate(
         chat_template=read_chat_template(chat_template),
         kv_cache=kv_cache,
         tensor_parallel_size=tensor_parallel_size,
+        deterministic=deterministic,
     )
     loaded = time.perf_counter() - started
     token_ids = prompt_tokens(llm, model, text, system, raw=raw)

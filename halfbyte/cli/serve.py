@@ -11,7 +11,7 @@ from halfbyte.cli import sampling_options as options
 from halfbyte.cli import server_options
 from halfbyte.cli.chat_template import ChatTemplate, read_chat_template, stops_of
 from halfbyte.cli.choices import Compute
-from halfbyte.cli.engine_options import Batched, Cache, CacheDtype, CacheKind, Ranks, Seqs
+from halfbyte.cli.engine_options import Batched, Cache, CacheDtype, CacheKind, Deterministic, Ranks, Seqs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +67,7 @@ def serve(
     kv_cache: Cache = None,
     kv_cache_dtype: CacheDtype = CacheKind.AUTO,
     tensor_parallel_size: Ranks = 1,
+    deterministic: Deterministic = False,
     max_num_seqs: Seqs = None,
     max_num_batched_tokens: Batched = None,
     speculative_tokens: Annotated[int, typer.Option(min=0, metavar="N", help="Guess up to N tokens ahead.")] = 0,
@@ -130,6 +131,7 @@ def serve(
             kv_cache=kv_cache,
             kv_cache_dtype=kv_cache_dtype.value,
             tensor_parallel_size=tensor_parallel_size,
+            deterministic=deterministic,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             speculative_tokens=speculative_tokens,

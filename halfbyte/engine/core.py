@@ -25,7 +25,7 @@ from halfbyte.engine.sampler import UNDECIDED
 from halfbyte.engine.scheduler import Scheduler
 from halfbyte.engine.speculate import guess
 from halfbyte.engine.stats import Stats
-from halfbyte.errors import HalfbyteError
+from halfbyte.errors import ConfigError, HalfbyteError
 from halfbyte.kernels.inference import without_gradients
 from halfbyte.models.split_head import SplitHead
 
@@ -60,6 +60,8 @@ class Engine:
         ranks: the processes that have the other shares of the network.
         """
         options = options or EngineOptions()
+        if options.deterministic and not getattr(network.kernels, "fixed", True):  # a CPU's always are
+            raise ConfigError("deterministic needs a network loaded for it: load_network(..., deterministic=True)")
         config, size = network.config, options.block_size
         kind = options.kv_cache_dtype
         seqs, tokens = options.limits(network.device.type)

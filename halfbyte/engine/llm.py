@@ -63,6 +63,7 @@ class LLM:
         speculative_tokens: int = 0,
         enable_lora: bool = False,
         tensor_parallel_size: int = 1,
+        deterministic: bool = False,
     ) -> None:
         """Load a model; raises a HalfbyteError that names what is wrong with it.
 
@@ -82,6 +83,7 @@ class LLM:
             enable_prefix_caching=enable_prefix_caching,
             speculative_tokens=speculative_tokens,
             enable_lora=enable_lora,
+            deterministic=deterministic,
         )
         source = open_source(model)
         checkpoint = Checkpoint(source)
@@ -96,6 +98,7 @@ class LLM:
                 compute,
                 adaptable=enable_lora,
                 device=device,
+                deterministic=deterministic,
                 collective=None if ranks is None else ranks.group,
             )
             self.engine = Engine(self.network, tokenizer, context, options, ranks)

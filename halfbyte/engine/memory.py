@@ -22,16 +22,16 @@ FORMS = 'a size such as "2GiB", a number of bytes, or a share of the memory such
 
 
 def count_blocks(
-    budget: str | float | None, config: ModelConfig, block_size: int, element: int, context: int, most_seqs: int,
+    budget: str | float | None, config: ModelConfig, block_size: int, page: int, context: int, most_seqs: int,
     device: torch.device, sharing: int = 1,
 ) -> int:  # fmt: skip
-    """Blocks that the budget pays for (see EngineOptions.kv_cache); element: bytes of a number.
+    """Blocks that the budget pays for (see EngineOptions.kv_cache); page: bytes of a block of one layer's keys.
 
     Without a budget, a quarter of the memory that is free (GPU: 85 %), or what `most_seqs` full contexts take if that
     is less. sharing: processes that the budget is for. Raises ConfigError if not even one sequence of the whole context
     would fit.
     """
-    block = 2 * config.num_layers * config.num_kv_heads * config.head_dim * element * block_size
+    block = 2 * config.num_layers * page
     whole = -(-context // block_size)
     count = read_budget(DEFAULT_SHARES[device.type] if budget is None else budget, device) // sharing // block
     if budget is None:
@@ -47,10 +47,10 @@ def count_blocks(
 def blocks_for(network: Network, options: EngineOptions, context: int) -> int:
     """Blocks that there is room for, of the heads that a network has here. See `count_blocks`."""
     config, size, kind = network.config, options.block_size, options.kv_cache_dtype
-    element = network.kernels.kv_cache(1, config.num_kv_heads, size, config.head_dim, kind).element_size()
+    page = network.kernels.kv_cache(1, config.num_kv_heads, size, config.head_dim, kind).untyped_storage().nbytes()
     seqs, _ = options.limits(network.device.type)
     together = 1 if network.share is None or network.device.type != "cpu" else network.share.ranks
-    return count_blocks(options.kv_cache, config, size, element, context, seqs, network.device, together)
+    return count_blocks(options.kv_cache, config, size, page, context, seqs, network.device, together)
 
 
 def read_budget(budget: str | float, device: torch.device) -> int:

@@ -13,7 +13,7 @@ class EngineOptions:
     """Checked when it is made: ConfigError names the option, what it was and what it may be."""
 
     kv_cache: str | float | None = None  # memory for keys and values: "2GiB", bytes, or a share (< 1) of the device's
-    kv_cache_dtype: CacheKind = "auto"  # what they are kept as; "fp8": 8 bits, half the memory, on a GPU
+    kv_cache_dtype: CacheKind = "auto"  # what they are kept as; "fp8" and "int8": half the memory, on a GPU
     block_size: int = 16  # tokens
     max_num_seqs: int | None = None  # sequences of a pass; None: 64, on a GPU 256
     # tokens of a pass: more reads prompts faster, fewer answers more evenly; None: 512, on a GPU 4096
@@ -21,6 +21,7 @@ class EngineOptions:
     enable_prefix_caching: bool = True
     speculative_tokens: int = 0  # the most that are guessed at once (see halfbyte.engine.speculate); 0: none
     enable_lora: bool = False  # adapters can be loaded
+    deterministic: bool = False  # a request's tokens do not depend on its company; on a CPU they never do
     overlap: bool | None = None  # launch a pass before the tokens of the last are known; None: except on a CPU
 
     def __post_init__(self) -> None:

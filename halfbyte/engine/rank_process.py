@@ -61,8 +61,14 @@ def _follow(connection: Connection) -> None:
     options = load.options
     try:
         checkpoint = Checkpoint(open_source(load.model))
-        adaptable = options.enable_lora
-        network = load_network(checkpoint, load.compute, adaptable=adaptable, device=load.device, collective=group)
+        network = load_network(
+            checkpoint,
+            load.compute,
+            adaptable=options.enable_lora,
+            device=load.device,
+            deterministic=options.deterministic,
+            collective=group,
+        )
         blocks = blocks_for(network, options, load.context)
     except (HalfbyteError, OSError) as error:
         connection.send(Loaded(stopped=error))

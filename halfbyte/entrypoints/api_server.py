@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from halfbyte.server.settings import ServerSettings
 
+DTYPES = {"auto": "auto", "float": "float32", "float32": "float32", "bfloat16": "bfloat16"}  # and what computes so
 ONLY_ONE = "one process and one device serve a model here; leave it out"
 REFUSED = {  # options that cannot be honoured
     "--gpu-memory-utilization": "say how much memory keys and values get: --kv-cache 8GiB",
@@ -51,7 +52,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--revision", help="of a Hub id")
     model.add_argument("--tokenizer", help="another source's")
     model.add_argument("--quantization", "-q", choices=("awq", "compressed-tensors"), help="insist on such a model")
-    model.add_argument("--dtype", choices=("auto", "float", "float32"), default="auto", help="of the computation")
+    model.add_argument("--dtype", choices=DTYPES, default="auto", help="of the computation")
     model.add_argument("--max-model-len", type=int, metavar="N", help="most tokens of prompt and answer")
     model.add_argument("--trust-remote-code", action="store_true", help="no code of a repository is run, even so")
     engine = parser.add_argument_group("the engine")
@@ -60,7 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--kv-cache-dtype",
         choices=CACHE_KINDS,
         default="auto",
-        help="what they are kept as; fp8: half the memory, on a GPU",
+        help="what they are kept as; fp8, int8: half the memory, on a GPU",
     )
     engine.add_argument("--max-num-seqs", type=int, metavar="N", help="most sequences of a pass")
     engine.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="most tokens of a pass")
@@ -88,7 +89,7 @@ def engine_settings(options: argparse.Namespace) -> dict[str, Any]:
         "tokenizer": options.tokenizer,
         "seed": options.seed,
         "max_model_len": options.max_model_len,
-        "compute": "auto" if options.dtype == "auto" else "float32",
+        "compute": DTYPES[options.dtype],
         "kv_cache": options.kv_cache,
         "kv_cache_dtype": options.kv_cache_dtype,
         "max_num_seqs": options.max_num_seqs,

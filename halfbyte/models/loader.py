@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from halfbyte.models.share import Share
 
 log = logging.getLogger(__name__)
+DTYPES = {"bfloat16": torch.bfloat16}  # of a GPU's activations, where it is not float16
 
-Compute = Literal["auto", "float32"]
+Compute = Literal["auto", "float32", "bfloat16", "w4a8"]
 
 
 def load_network(
@@ -36,17 +37,22 @@ def load_network(
     *,
     adaptable: bool = False,
     device: str = "auto",
+    deterministic: bool = False,
     collective: Collective | None = None,
 ) -> Network:
     """Build the network. compute="float32" makes 4-bit weights float and rounds no activation (exact, slower).
 
-    adaptable: passes can be given adapters. device: "cpu", "cuda", or "auto" for a GPU if there is one; computing in
-    float32 is done on the CPU. Raises ConfigError for another device, or one that is not there.
+    "bfloat16" has a GPU's activations in that; "w4a8" rounds those of its large passes to 8 bits. adaptable: passes can
+    be given adapters. device: "cpu", "cuda", or "auto" for a GPU if there is one; computing in float32 is done on the
+    CPU. Raises ConfigError for another device, or one that is not there. deterministic: a token's results depend on its
+    sequence alone, on a GPU too.
     collective: of the processes that share the network; this one reads and keeps its share, and the others theirs.
     """
     place = pick_device(device, compute)
     checkpoint = checkpoint.for_running(None if place.type == "cpu" else place)
-    kernels = pick_kernels(checkpoint, compute, place, adaptable=adaptable)
+    if deterministic and place.type != "cpu":
+        _check_deterministic(compute, adaptable, 1 if collective is None else collective.ranks)
+    kernels = pick_kernels(checkpoint, compute, place, adaptable=adaptable, deterministic=deterministic)
     share = None if collective is None else shares_of(checkpoint, collective.ranks)[collective.rank]
     embedding = checkpoint.tensor("model.embed_tokens.weight")
     head = embedding if checkpoint.config.tie_word_embeddings else checkpoint.tensor("lm_head.weight")
@@ -86,15 +92,43 @@ def pick_device(wanted: str, compute: Compute) -> torch.device:
         raise ConfigError('device is "cuda", and PyTorch finds no GPU here; use device="cpu" or install its CUDA build')
     if wanted == "cuda" and compute == "float32":
         raise ConfigError('compute="float32" is done on the CPU; leave device out, or compute')
-    return torch.device("cuda" if there and wanted != "cpu" and compute != "float32" else "cpu")
+    place = torch.device("cuda" if there and wanted != "cpu" and compute != "float32" else "cpu")
+    if compute in ("bfloat16", "w4a8") and place.type == "cpu":
+        raise ConfigError(f'compute="{compute}" is done on a GPU; on the CPU leave it out, or take "float32"')
+    return place
 
 
-def pick_kernels(checkpoint: Checkpoint, compute: Compute, device: torch.device, *, adaptable: bool = False) -> Kernels:
+def _check_deterministic(compute: Compute, adaptable: bool, ranks: int) -> None:
+    if compute == "w4a8":
+        raise ConfigError(
+            'deterministic and compute="w4a8" do not go together: only large passes are rounded; leave one of them out'
+        )
+    if adaptable:
+        raise ConfigError(
+            "deterministic and adapters (enable_lora) do not go together on a GPU: what adapters add is summed in an "
+            "order that depends on how many tokens there are; leave one of them out"
+        )
+    if ranks > 2:
+        raise ConfigError(
+            f"deterministic on {ranks} GPUs (tensor_parallel_size) cannot be kept: NCCL's sums over more than two come "
+            "in an order that depends on the size of the pass; take 1 or 2"
+        )
+
+
+def pick_kernels(
+    checkpoint: Checkpoint,
+    compute: Compute,
+    device: torch.device,
+    *,
+    adaptable: bool = False,
+    deterministic: bool = False,
+) -> Kernels:
     """On a GPU its own. Else int4 kernels for a quantized checkpoint, the float32 reference for any other."""
     if device.type == "cuda":
         from halfbyte.kernels.gpu.gpu_kernels import GpuKernels  # noqa: PLC0415  triton comes with CUDA
 
-        return GpuKernels(device)
+        dtype = DTYPES.get(compute, torch.float16)
+        return GpuKernels(device, fixed=deterministic, dtype=dtype, eight=compute == "w4a8")
     if compute == "float32" or not checkpoint.has_int4:
         return ReferenceKernels()
     from halfbyte.kernels.cpu.pick import cpu_kernels  # noqa: PLC0415  it may have to compile

@@ -73,3 +73,18 @@ def test_prompts_that_cannot_be_answered(run, tiny, arguments):
     assert result.exit_code == 1
     assert "prompt" in result.stderr
     assert result.stdout == ""
+
+
+def test_deterministic_on_a_cpu_is_what_it_always_is(run, quantized):
+    plain = answer(run, quantized, "--prompt", "hello")["text"]
+    assert answer(run, quantized, "--prompt", "hello", "--deterministic", "--compute", "auto")["text"] == plain
+
+
+@pytest.mark.parametrize("compute", ["bfloat16", "w4a8"])
+def test_what_only_a_gpu_computes(run, quantized, compute, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = run("generate", quantized, "--prompt", "hello", "--compute", compute)
+    assert result.exit_code == 1
+    assert f'compute="{compute}" is done on a GPU' in " ".join(result.stderr.split())
