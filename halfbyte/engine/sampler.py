@@ -1,8 +1,12 @@
 """From logits to tokens, for a batch of requests that each have parameters and a seed of their own.
 
 A row's token depends on nothing but the row: what is drawn for a seed is the same alone and in any batch. Probabilities
-are taken in float64, so that the order of a vectorised loop does not show. `draw` works on the device and does not
-wait for it.
+are taken in float64; where sums of them decide, they are in whole steps, so that sums are exact in any order. `draw`
+works on the device and does not wait for it.
+
+A token is drawn by a race: each candidate has a random time to wait, on average the shorter the likelier it is, and the
+first one wins. Its time follows from the seed, the step and the token: so another order of candidates, or a last bit in
+one's probability, changes the answer only where two come in at nearly the same time.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import numpy as np
 import torch
 
 from halfbyte.engine.logit_edits import edit
-from halfbyte.engine.random_numbers import uniform
+from halfbyte.engine.random_numbers import exponential, keys, uniform
 from halfbyte.engine.transfer import upload
 from halfbyte.kernels.inference import without_gradients
 from halfbyte.kernels.likeliest import NOT_FINITE, likeliest
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from halfbyte.engine.sampling_params import SamplingParams
 
 NUCLEUS = 256  # candidates that top_p tries before looking for how many it needs
+STEPS = 2.0**35  # of the likeliest token's weight: sums over 2**17 tokens are exact in float64
 DAMAGED, UNDECIDED = (
     NOT_FINITE,
     -2,
@@ -38,7 +43,7 @@ class Columns:
     """The rows' parameters: float64 [B, 5] as SamplerRow.numbers has them."""
 
     numbers: torch.Tensor
-    uniform: torch.Tensor  # float64 [B, 1], in [0, 1)
+    key: torch.Tensor  # int64 [B, 1], random: see random_numbers
     has_min_p: bool
     may_wait: bool
 
@@ -104,7 +109,7 @@ def _draw(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int]
     for way, members in groups.items():
         chosen = [rows[i] for i in members]
         numbers = np.array([row.numbers for row in chosen], dtype=np.float64)
-        random = uniform([row.seed for row in chosen], [steps[i] for i in members])[:, None]
+        random = keys([row.seed for row in chosen], [steps[i] for i in members])[:, None]
         where, given, drawn = upload([np.array(members), numbers, random], logits.device)
         columns = Columns(given, drawn, bool(numbers[:, MIN_P].any()), may_wait)
         if len(members) == len(rows):
@@ -129,25 +134,33 @@ def _way(p: SamplingParams, vocabulary: int) -> Draw:
     if p.typical_p < 1.0:
         return draw_typical
     if p.top_k > 0:
-        return _top_k(min(vocabulary, 1 << (p.top_k - 1).bit_length()))  # a power of two: few ways, large groups
+        # a power of two: few ways, large groups; over top_k, so that equals of the last one are seen
+        return _top_k(min(vocabulary, 1 << p.top_k.bit_length()))
     return draw_any if p.top_p == 1.0 else draw_nucleus
 
 
 def draw_any(logits: torch.Tensor, columns: Columns) -> torch.Tensor:
-    """From the whole vocabulary, without sorting it."""
-    cumulative = _weights(logits, logits.amax(-1, keepdim=True), columns).cumsum(-1)
-    return _invert(cumulative, columns.uniform * cumulative[:, -1:])[:, 0]
+    """From the whole vocabulary, without sorting it.
+
+    On the CPU not by a race: 49152 numbers would take three times as long as the rest, and a row's logits are there the
+    same in any batch.
+    """
+    weights = _weights(logits, logits.amax(-1, keepdim=True), columns)
+    if logits.device.type != "cpu":
+        return race(torch.arange(logits.shape[1], device=logits.device)[None], weights, columns)
+    cumulative = weights.cumsum(-1)
+    return _invert(cumulative, uniform(columns.key) * cumulative[:, -1:])[:, 0]
 
 
 @cache
 def _top_k(width: int) -> Draw:
-    """From each row's top_k likeliest, none of which is over `width`."""
+    """From each row's top_k likeliest; no top_k is over `width`."""
 
     def draw_top_k(logits: torch.Tensor, columns: Columns) -> torch.Tensor:
         best, ids = logits.topk(width)
-        within = torch.arange(width, device=best.device) < columns[TOP_K]
-        weights = _weights(best, best[:, :1], columns) * within
-        return _draw_sorted(ids, weights, weights.sum(-1, keepdim=True), columns)
+        last = columns[TOP_K].long().clamp(max=width) - 1
+        weights = _weights(best, best[:, :1], columns) * (best >= best.gather(-1, last))  # of equals all
+        return _draw_sorted(ids, weights, _in_steps(weights).sum(-1, keepdim=True), columns)
 
     return draw_top_k
 
@@ -155,21 +168,21 @@ def _top_k(width: int) -> Draw:
 def draw_nucleus(logits: torch.Tensor, columns: Columns) -> torch.Tensor:
     """From each row's top_p (arXiv:1904.09751); sorts no more of the vocabulary than that takes."""
     vocabulary = logits.shape[1]
-    weights = _weights(logits, logits.amax(-1, keepdim=True), columns)
-    mass = weights.sum(-1, keepdim=True)
-    top_p = columns[TOP_P]
-    best, ids = weights.topk(min(NUCLEUS, vocabulary))
-    short = best.sum(-1, keepdim=True) < mass * top_p
-    tokens = _draw_sorted(ids, best, mass, columns)
+    best, ids = logits.topk(min(NUCLEUS, vocabulary))
+    steps = _in_steps(_weights(logits, best[:, :1], columns))
+    mass, top_p = steps.sum(-1, keepdim=True), columns[TOP_P]
+    weights = _weights(best, best[:, :1], columns)
+    short = _in_steps(weights).sum(-1, keepdim=True) < mass * top_p
+    tokens = _draw_sorted(ids, weights, mass, columns)
     if not columns.may_wait:
         return tokens.masked_fill_(short[:, 0], UNDECIDED)
+    if not bool(short.any()):
+        return tokens
     # tokens under this weight add up to less than what top_p leaves out, so none of them can be in
-    needed = (weights >= mass * (1 - top_p) / vocabulary).sum(-1, keepdim=True)
-    width = int((needed * short).max())  # 0 if no row is short
-    if width:
-        best, ids = weights.topk(width)
-        tokens = torch.where(short[:, 0], _draw_sorted(ids, best, mass, columns), tokens)
-    return tokens
+    needed = (steps >= mass * (1 - top_p) / vocabulary).sum(-1, keepdim=True)
+    best, ids = logits.topk(int((needed * short).max()))
+    more = _draw_sorted(ids, _weights(best, best[:, :1], columns), mass, columns)
+    return torch.where(short[:, 0], more, tokens)
 
 
 def draw_typical(logits: torch.Tensor, columns: Columns) -> torch.Tensor:
@@ -186,17 +199,33 @@ def draw_typical(logits: torch.Tensor, columns: Columns) -> torch.Tensor:
     probabilities, ids = probabilities.gather(-1, order), ids.gather(-1, order)
     cumulative = probabilities.cumsum(-1)
     typical = cumulative - probabilities < columns[TYPICAL_P]
-    total = (probabilities * typical).sum(-1, keepdim=True)
-    return ids.gather(-1, _invert(cumulative, columns.uniform * total))[:, 0]
+    return race(ids, probabilities * typical, columns)
 
 
 def _draw_sorted(ids: torch.Tensor, weights: torch.Tensor, mass: torch.Tensor, columns: Columns) -> torch.Tensor:
-    """Tokens [B] from candidates [B, width], likeliest first, of which those are kept that top_p of `mass` takes."""
-    cumulative = weights.cumsum(-1)
-    before = cumulative - weights
+    """Tokens [B] from candidates [B, width], likeliest first, of which those are kept that top_p of `mass` takes.
+
+    mass: in steps. Of equally likely ones all are kept if one is, for they come in no order.
+    """
+    steps = _in_steps(weights)
+    before = steps.cumsum(-1) - steps
     kept = (before < mass * columns[TOP_P]).sum(-1, keepdim=True).clamp_(min=1)
-    total = cumulative.gather(-1, kept - 1)
-    return ids.gather(-1, _invert(cumulative, columns.uniform * total))[:, 0]
+    return race(ids, weights * (weights >= weights.gather(-1, kept - 1)), columns)
+
+
+def race(ids: torch.Tensor, weights: torch.Tensor, columns: Columns) -> torch.Tensor:
+    """Tokens [B], each drawn from its row's candidates [B, width] by their weights, of which not all are 0.
+
+    The smallest of exponentially distributed times, each divided by its weight, is each one with the probability of its
+    weight's share (which is what the largest of Gumbel-distributed numbers added to logits is, arXiv:1411.0030).
+    """
+    winner = (weights / exponential(columns.key, ids)).argmax(-1, keepdim=True)
+    return ids.expand_as(weights).gather(-1, winner)[:, 0]
+
+
+def _in_steps(weights: torch.Tensor) -> torch.Tensor:
+    """Weights, none of which is over 1, as whole numbers of steps: sums of these do not depend on their order."""
+    return (weights * STEPS).round_()
 
 
 def _weights(logits: torch.Tensor, best: torch.Tensor, columns: Columns) -> torch.Tensor:

@@ -13,7 +13,7 @@ from tiny_repository import write_repository
 from halfbyte import LLM, SamplingParams
 from halfbyte.engine import sampler
 from halfbyte.engine.core import Engine
-from halfbyte.engine.random_numbers import uniform
+from halfbyte.engine.random_numbers import exponential, keys, uniform
 from halfbyte.engine.sampler_row import SamplerRow
 from halfbyte.errors import GenerationError, RequestError
 
@@ -127,29 +127,48 @@ def test_best_of_returns_the_likeliest(llm):
 
 
 @pytest.mark.parametrize("mass", [0.2, 0.6, 0.95])
-def test_typical_tokens_are_transformers(mass):
+def test_typical_tokens_are_transformers(mass, monkeypatch):
     from transformers import TypicalLogitsWarper
 
     logits = torch.randn(60, generator=torch.Generator().manual_seed(3)) * 2
     expected = TypicalLogitsWarper(mass)(None, logits[None].clone()).softmax(-1)[0].numpy()
     grid = 4000
-    numbers = (torch.arange(grid, dtype=torch.float64)[:, None] + 0.5) / grid
     row = SamplerRow(SamplingParams(typical_p=mass), 0, [])
-    columns = sampler.Columns(torch.tensor([row.numbers]).double().expand(grid, -1), numbers, False, may_wait=True)
+    key = torch.arange(grid)[:, None]
+    columns = sampler.Columns(torch.tensor([row.numbers]).double().expand(grid, -1), key, False, may_wait=True)
+
+    def evenly(ids, weights, _):  # in place of a race: each candidate as many rows as is its share
+        sums = weights.cumsum(-1)
+        return ids.gather(-1, torch.searchsorted(sums, (key + 0.5) / grid * sums[:, -1:], right=True))[:, 0]
+
+    monkeypatch.setattr(sampler, "race", evenly)
     tokens = sampler.draw_typical(logits.expand(grid, -1).clone(), columns)
     assert np.abs(np.bincount(tokens.numpy(), minlength=60) / grid - expected).max() < 1.5 / grid
 
 
 def test_uniform_numbers_are_uniform_and_belong_to_their_place():
     seeds, steps = [2**64 - 5, 0, 1, 2**64 - 1], [3, 0, 0, 7]
-    together = uniform(seeds, steps).tolist()
-    assert together == [uniform([s], [t]).item() for s, t in zip(seeds, steps, strict=True)]
-    numbers = uniform(list(range(300)) * 100, [i for i in range(100) for _ in range(300)])
+    together = keys(seeds, steps).tolist()
+    assert together == [keys([s], [t]).item() for s, t in zip(seeds, steps, strict=True)]
+    given = torch.from_numpy(keys(list(range(300)) * 100, [i for i in range(100) for _ in range(300)]))
+    numbers = uniform(given).numpy()
     counts = np.histogram(numbers, bins=50, range=(0, 1))[0]
     assert ((counts - 600) ** 2 / 600).sum() < 86  # chi-square, 49 degrees, 1 in 1000
     grid = numbers.reshape(100, 300)
     assert abs(np.corrcoef(grid[:-1].ravel(), grid[1:].ravel())[0, 1]) < 0.02
     assert abs(np.corrcoef(grid[:, :-1].ravel(), grid[:, 1:].ravel())[0, 1]) < 0.02
+
+
+def test_waiting_times_are_exponential_and_belong_to_their_token():
+    key = torch.from_numpy(keys(list(range(50)), [0] * 50))[:, None]
+    tokens = torch.arange(600)[None]
+    times = exponential(key, tokens)
+    assert torch.equal(exponential(key[7:8], tokens[:, 90:93]), times[7:8, 90:93])
+    numbers = (-times).exp().numpy()  # uniform
+    counts = np.histogram(numbers, bins=50, range=(0, 1))[0]
+    assert ((counts - 600) ** 2 / 600).sum() < 86  # chi-square, 49 degrees, 1 in 1000
+    assert abs(np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]) < 0.02
+    assert abs(np.corrcoef(numbers[:, :-1].ravel(), numbers[:, 1:].ravel())[0, 1]) < 0.02
 
 
 def test_damage_ends_its_request_only_and_is_located():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from halfbyte.engine import sampler
 from halfbyte.engine.logit_edits import penalize
+from halfbyte.engine.random_numbers import keys
 from halfbyte.engine.sampler import sample
 from halfbyte.engine.sampler_row import SamplerRow
 from halfbyte.engine.sampling_params import SamplingParams
@@ -36,12 +38,21 @@ def naive_probabilities(logits: np.ndarray, p: SamplingParams, seen: tuple[int, 
     return probabilities / probabilities.sum()
 
 
+def evenly(ids: torch.Tensor, weights: torch.Tensor, columns: sampler.Columns) -> torch.Tensor:
+    """In place of a race: rows take their part of the candidates one after the other, each as many as is its share."""
+    sums = weights.cumsum(-1)
+    places = (columns.key.double() + 0.5) / GRID * sums[:, -1:]
+    return ids.expand_as(weights).gather(-1, torch.searchsorted(sums, places, right=True))[:, 0]
+
+
 def distribution(logits: torch.Tensor, params: SamplingParams) -> np.ndarray:
-    """What the sampler draws when its random number runs evenly through [0, 1)."""
-    uniform = (torch.arange(GRID, dtype=torch.float64)[:, None] + 0.5) / GRID
+    """What the sampler draws when chance is spread evenly over GRID rows."""
+    key = torch.arange(GRID)[:, None]
     way = sampler._way(params, logits.shape[0])
     numbers = torch.tensor([SamplerRow(params, 0, []).numbers], dtype=torch.float64).expand(GRID, -1)
-    tokens = way(logits.expand(GRID, -1).clone(), sampler.Columns(numbers, uniform, params.min_p > 0, may_wait=True))
+    columns = sampler.Columns(numbers, key, params.min_p > 0, may_wait=True)
+    with patch.object(sampler, "race", evenly), patch.object(sampler, "uniform", lambda key: (key + 0.5) / GRID):
+        tokens = way(logits.expand(GRID, -1).clone(), columns)
     return np.bincount(tokens.numpy(), minlength=logits.shape[0]) / GRID
 
 
@@ -102,6 +113,41 @@ def test_drawn_tokens_follow_the_distribution(params):
     degrees = len(cells) - 1
     limit = degrees * (1 - 2 / (9 * degrees) + 3.09 * math.sqrt(2 / (9 * degrees))) ** 3  # Wilson-Hilferty
     assert chi2 < limit
+
+
+def test_a_race_is_won_by_share():
+    """Chi-square over 20,000 races of 7, whose order among the candidates does not matter."""
+    weights = torch.tensor([0.5, 1e-3, 1.0, 0.0, 0.2, 0.9, 0.04], dtype=torch.float64)
+    key = torch.from_numpy(keys(list(range(200)) * 100, [step for step in range(100) for _ in range(200)]))[:, None]
+    columns, ids = sampler.Columns(torch.empty(0), key, has_min_p=False, may_wait=True), torch.arange(50, 57)
+    tokens = sampler.race(ids[None], weights.expand(len(key), -1), columns)
+    order = torch.tensor([3, 6, 0, 5, 4, 1, 2])
+    assert torch.equal(sampler.race(ids[order][None], weights[order].expand(len(key), -1), columns), tokens)
+    observed = np.bincount(tokens.numpy() - 50, minlength=7)
+    expected = (weights / weights.sum()).numpy() * len(key)
+    assert observed[3] == 0
+    there = expected > 0
+    assert ((observed - expected)[there] ** 2 / expected[there]).sum() < 20.5  # 1 in 1000, of 5 degrees
+
+
+def test_a_race_changes_only_where_two_are_close():
+    """With logits that differ by what another order of sums makes, nearly all draws stay what they were."""
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(3000, 400, generator=generator) * 2
+    rows = [SamplerRow(SamplingParams(temperature=0.8, top_p=0.95), seed, []) for seed in range(len(logits))]
+    moved = logits + torch.randn(logits.shape, generator=generator) * 1e-3
+    same = sum(a == b for a, b in zip(sample(logits.clone(), rows), sample(moved, rows), strict=True))
+    assert same > 0.995 * len(logits)
+
+
+@pytest.mark.parametrize("params", [SamplingParams(top_p=0.5), SamplingParams(top_k=2)])
+def test_of_equally_likely_ones_all_are_kept(params):
+    """For the order in which they come is not the row's alone."""
+    logits = torch.tensor([[0.0, 3.0, -2.0, 3.0, 3.0, 1.0]])
+    rows = [SamplerRow(params, seed, []) for seed in range(300)]
+    counts = np.bincount(sample(logits.repeat(300, 1), rows), minlength=6)
+    assert counts[[0, 2, 5]].sum() == 0
+    assert counts[[1, 3, 4]].min() > 60
 
 
 mixed = st.lists(
