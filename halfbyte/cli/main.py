@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halfbyte.cli import bench
+from halfbyte.cli import bench, bench_kernels
 from halfbyte.cli.chat import chat
 from halfbyte.cli.compare import compare
 from halfbyte.cli.convert import convert
@@ -44,7 +44,9 @@ Exit codes: 0 done, 1 failed (one line on stderr says why; HALFBYTE_DEBUG=1 show
 evaluations = typer.Typer(no_args_is_help=True, help="Measure a model.", rich_markup_mode="rich")
 
 
-benchmarks = typer.Typer(no_args_is_help=True, help="Measure how fast a model is served.", rich_markup_mode="rich")
+benchmarks = typer.Typer(
+    no_args_is_help=True, help="Measure how fast a model is served, and its kernels.", rich_markup_mode="rich"
+)
 
 
 def add(group: typer.Typer, name: str, command: Callable[..., None]) -> None:
@@ -70,7 +72,7 @@ add(app, "compare", compare)
 app.add_typer(evaluations, name="eval")
 add(evaluations, "perplexity", perplexity)
 app.add_typer(benchmarks, name="bench")
-for command in (bench.throughput, bench.latency, bench.serve):
+for command in (bench.throughput, bench.latency, bench.serve, bench_kernels.kernels):
     add(benchmarks, command.__name__, command)
 add(app, "demo", demo)
 

@@ -126,3 +126,37 @@ def test_the_picture(run, tiny, tmp_path):
     result = run("bench", "throughput", tiny, *SMALL, "--picture", path)
     assert result.exit_code == 0, result.stderr
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int8"])
+def test_keys_and_values_that_fast_kernels_do_not_have(run, tiny, quantized, kind, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused = run("bench", "throughput", quantized, *SMALL, "--kv-cache-dtype", kind)
+    assert refused.exit_code == 1
+    assert f"kv_cache_dtype '{kind}' needs a GPU, or compute=\"float32\"" in " ".join(refused.stderr.split())
+    result = run("bench", "throughput", tiny, *SMALL, "--kv-cache-dtype", kind, "--compute", "float32", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["output_tokens"] == 40
+
+
+def test_kernels(run, quantized, monkeypatch):
+    import torch
+
+    from halfbyte.evaluate import kernel_timing
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(kernel_timing, "FRESH", {"cpu": 1})
+    monkeypatch.setattr(kernel_timing, "ROUNDS", 1)
+    result = run("bench", "kernels", quantized, "--tokens", 1, "--tokens", 3, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["device"] == "cpu"
+    assert found["choices"] is None
+    assert {row["product"] for row in found["timings"]} == {"qkv", "o", "gate_up", "down", "head"}
+    assert {(row["tokens"], row["way"]) for row in found["timings"]} == {
+        (n, w) for n in (1, 3) for w in ("ours", "float32")
+    }
+    assert all(row["us"] > 0 for row in found["timings"])
+    assert "TFLOP/s" in run("bench", "kernels", quantized, "--tokens", 1).stdout
