@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_exact.py REPOSITORY --text README.md --write cpu.json    # asks the CPU's kernels
     python benchmarks/gpu_exact.py REPOSITORY --text README.md --against cpu.json  # on a machine with a GPU
+    ... --against cpu.json [--deterministic] [--kv-cache-dtype int8]
 
 --against: 100 prompts of 8 to 200 tokens, 64 tokens each. Where two answers part, the CPU's two likeliest tokens
 there are compared: `near_ties` are those whose logarithms of probability differ by less than 0.02. Then 1,000 mixed
@@ -80,11 +81,20 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     parser.add_argument("--compute", default="auto", help="of --write, see halfbyte generate")
     parser.add_argument("--against", type=Path)
+    parser.add_argument("--deterministic", action="store_true")
+    parser.add_argument("--kv-cache-dtype", choices=("auto", "fp8", "int8"), default="auto")
     args = parser.parse_args()
     from halfbyte import LLM
 
     compute = args.compute if args.write else "auto"
-    llm = LLM(args.repository, device="cpu" if args.write else "auto", compute=compute, max_model_len=512)
+    llm = LLM(
+        args.repository,
+        device="cpu" if args.write else "auto",
+        compute=compute,
+        max_model_len=512,
+        deterministic=args.deterministic,
+        kv_cache_dtype=args.kv_cache_dtype,
+    )
     text = args.text.read_text()
     if args.write:
         args.write.write_text(json.dumps(answers(llm, text)))

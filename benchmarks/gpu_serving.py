@@ -1,6 +1,6 @@
 """Many requests at once of the Llama-2-7B shape, random AWQ weights of g128 (or float16), on one GPU.
 
-    python benchmarks/gpu_serving.py [--weights awq|fp16] [--kv-cache-dtype fp8]
+    python benchmarks/gpu_serving.py [--weights awq|fp16] [--kv-cache-dtype fp8|int8]
         [--requests 1000] [--prompt 512] [--output 128]
 
 All requests are there from the start; prompt and answer tokens a second until the last is done, a JSON line. The peer
@@ -22,7 +22,7 @@ from halfbyte.kernels.gpu.gpu_pass import SIZES
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", choices=("awq", "fp16"), default="awq")
-    parser.add_argument("--kv-cache-dtype", choices=("auto", "fp8"), default="auto")
+    parser.add_argument("--kv-cache-dtype", choices=("auto", "fp8", "int8"), default="auto")
     for name, value in (("requests", 1000), ("prompt", 512), ("output", 128)):
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()

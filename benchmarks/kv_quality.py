@@ -1,32 +1,51 @@
-"""What keys and values of 8 bits cost: perplexity with them rounded to e4m3, beside the same model without.
+"""What keys and values of 8 bits cost: perplexity with them rounded, beside the same model without.
 
     python benchmarks/kv_quality.py MODEL --text FILE [--context 512] [--windows 16]
 
-On a CPU, where the numbers are rounded as `kv_cache_dtype="fp8"` keeps them on a GPU. A JSON line.
+On a CPU, where the numbers are rounded as kv_cache_dtype="fp8" (e4m3) and "int8" (with a scale for each token of each
+head) keep them on a GPU. kl: of the distributions of the next token, in nats, from the unrounded ones. A JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
+from halfbyte.checkpoint.config import ModelConfig
 from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.evaluate import perplexity as measuring
+from halfbyte.kernels.reference import to_int8
 from halfbyte.models.attend import WholeSequences
 from halfbyte.models.loader import load_network
 
 
+def as_fp8(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.float8_e4m3fn).to(x.dtype)
+
+
+def as_int8(x: torch.Tensor) -> torch.Tensor:
+    q, scale = to_int8(x)
+    return q * scale[..., None]
+
+
 class Rounded(WholeSequences):
-    """Keys and values as e4m3 has them."""
+    """Keys and values as a cache has them."""
+
+    def __init__(self, config: ModelConfig, batch: int, rounded: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(config, batch)
+        self.rounded = rounded
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        k, v = (x.to(torch.float8_e4m3fn).to(x.dtype) for x in (k, v))
-        return super().__call__(layer, q, k, v)
+        return super().__call__(layer, q, self.rounded(k), self.rounded(v))
+
+
+KINDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"float": lambda x: x, "fp8": as_fp8, "int8": as_int8}
 
 
 def main() -> None:
@@ -40,15 +59,26 @@ def main() -> None:
     network, tokenizer = load_network(Checkpoint(source), "float32", device="cpu"), Tokenizer.from_source(source)
     ids = measuring.tokenize(tokenizer, measuring.read_text(given.text))
     windows = measuring.cut_windows(ids, given.context, given.windows)
-    found = {}
-    for name, attend in (("float", WholeSequences), ("fp8", Rounded)):
-        losses = []
-        for window in windows:
-            hidden = network.forward(window, torch.arange(len(window)), attend(network.config, 1))
-            logits = network.logits(hidden[:-1])
-            losses.append(torch.nn.functional.cross_entropy(logits, window[1:]).item())
-        found[name] = round(float(torch.tensor(losses).mean().exp()), 3)
-    print(json.dumps({"model": given.model, "windows": given.windows, "context": given.context, "perplexity": found}))
+    losses: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    far: dict[str, list[float]] = {kind: [] for kind in KINDS if kind != "float"}
+    for window in windows:
+        exact = torch.empty(0)
+        for kind, rounded in KINDS.items():
+            attend = Rounded(network.config, 1, rounded)
+            hidden = network.forward(window, torch.arange(len(window)), attend)
+            log_p = network.logits(hidden[:-1]).log_softmax(-1)
+            losses[kind].append(torch.nn.functional.nll_loss(log_p, window[1:]).item())
+            if kind == "float":
+                exact = log_p
+            else:
+                far[kind].append(
+                    torch.nn.functional.kl_div(log_p, exact, log_target=True, reduction="batchmean").item()
+                )
+    found = {
+        "perplexity": {kind: round(float(torch.tensor(some).mean().exp()), 3) for kind, some in losses.items()},
+        "kl": {kind: round(sum(some) / len(some), 6) for kind, some in far.items()},
+    }
+    print(json.dumps({"model": given.model, "windows": given.windows, "context": given.context, **found}))
 
 
 if __name__ == "__main__":
