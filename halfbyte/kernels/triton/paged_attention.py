@@ -275,7 +275,7 @@ def paged_attention(
         launches = [(1, one), (2, several)]
     for only, rows in launches:
         tiles = -(-batch.max_query // (rows // group)) if only != 1 else 1
-        options: dict[str, Any] = {"num_warps": 8 if rows > ROWS else 4, "num_stages": 2}
+        options: dict[str, Any] = {"num_warps": 8 if rows > ROWS or fixed else 4, "num_stages": 2}
         if fixed:
             options |= NO_FUSION
         _attend[(sequences * tiles, kv_heads, pieces)](
