@@ -32,6 +32,9 @@ class PassPlan:
     max_context: int
     singles: int
     singles_context: int
+    fresh: int
+    fresh_start: int
+    fresh_longest: int
     is_known: bool  # whether all tokens are
 
     def arrays(self) -> list[np.ndarray]:
@@ -50,21 +53,24 @@ def plan_pass(batch: Sequence[Scheduled], tables: BlockTables, block_size: int, 
     contexts = firsts + counts
     widest, longest = int(counts.max()), int(contexts.max())
     owners, positions = np.arange(len(batch)), firsts
-    singles = singles_context = 0
+    singles = singles_context = fresh = fresh_start = fresh_longest = 0
     if widest > 1:
         counts.cumsum(out=starts[1:], dtype=np.int32)
         owners = owners.repeat(counts)
         positions = np.arange(len(tokens)) + (firsts - starts[:-1])[owners]
         singles = int((counts > 1).argmax())
         singles_context = int(contexts[:singles].max(initial=0))
+        fresh = int((firsts[::-1] == 0).cumprod().sum())
+        fresh_start, fresh_longest = int(starts[len(batch) - fresh]), int(counts[len(batch) - fresh :].max(initial=0))
     rows = tables.rows[:, : -(-longest // block_size)][[item.sequence.place for item in batch]]
     slots = rows[owners, positions // block_size] * np.int64(block_size) + positions % block_size
     lengths = _lengths(batch, owners, positions) if needs_lengths else None
     contexts = contexts.astype(np.int32)
     is_known = min(listed) >= 0
     return PassPlan(
-        tokens, positions, slots, rows, starts, contexts, lengths, widest, longest, singles, singles_context, is_known
-    )
+        tokens, positions, slots, rows, starts, contexts, lengths, widest, longest, singles, singles_context,
+        fresh, fresh_start, fresh_longest, is_known,
+    )  # fmt: skip
 
 
 def _tokens(batch: Sequence[Scheduled]) -> list[int]:

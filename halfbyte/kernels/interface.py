@@ -77,6 +77,9 @@ class PagedBatch:
     max_context: int  # the longest context: known without asking the device
     singles: int = 0  # where max_query > 1: so many sequences at the start have one new token each, and
     singles_context: int = 0  # the longest context of these
+    fresh: int = 0  # so many sequences at the end have no other tokens than their new ones: from row
+    fresh_start: int = 0  # on, and the most that one of them has are
+    fresh_longest: int = 0
 
 
 @dataclass(slots=True)
@@ -103,6 +106,9 @@ class PassShape:
     eps: float
     qk_norms: Sequence[tuple[torch.Tensor, torch.Tensor] | None]  # of each layer: weights [d] of q's and k's norms
     begin: Begin  # what lies before the first span
+    # What `begin` is made of: the input embedding [V, D], and cos and sin [T, 1, d] of positions [T] where these say all
+    embedding: torch.Tensor | None = None
+    rope: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
 
 
 # Adds what adapters do to y [T, N], the output of the linear `name` ("qkv", "o", "gate_up" or "down") for x [T, K]

@@ -25,6 +25,11 @@ class Rope:
         self.scale = attention_scale(self.rope, self.max_position)
         self._table: tuple[torch.Tensor, torch.Tensor] | None = None  # of the first positions, on the CPU
 
+    @property
+    def needs_lengths(self) -> bool:
+        """Whether a position alone does not say how far to turn."""
+        return self.rope.rope_type == "dynamic"
+
     def __call__(
         self, positions: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +38,7 @@ class Rope:
         lengths [T] is the length, counting this pass, of the sequence that each token belongs to; only dynamic scaling
         asks for it. Without it the tokens are taken to be of one sequence, or of several that are equally long.
         """
-        if positions.device.type == "cpu" and self.rope.rope_type != "dynamic":
+        if positions.device.type == "cpu" and not self.needs_lengths:
             found = self._looked_up(positions)
             if found is not None:
                 return found
@@ -52,7 +57,7 @@ class Rope:
         return cos.index_select(0, positions), sin.index_select(0, positions)
 
     def _computed(self, positions: torch.Tensor, lengths: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.rope.rope_type == "dynamic":
+        if self.needs_lengths:
             inv_freq = self._dynamic(positions.max() + 1 if lengths is None else lengths)
         else:
             inv_freq = self.inv_freq = self.inv_freq.to(positions.device)  # moved once

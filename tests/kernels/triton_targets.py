@@ -27,11 +27,12 @@ TYPES = {
     "q": "*fp16", "k_cache": "*fp16", "v_cache": "*fp16", "k_scales": "*fp32", "v_scales": "*fp32", "weights": "*fp32",
     "tables": "*i32", "query_start": "*i32", "context_lens": "*i32", "qkv": "*fp16", "cos": "*fp32", "sin": "*fp32",
     "q_out": "*fp16", "slots": "*i64", "q_norm": "*fp32", "k_norm": "*fp32",
+    "k_fresh": "*fp16", "v_fresh": "*fp16",
 }  # fmt: skip
 FEW = ("product g128", "product g32", "matrix g64", "finish 2", "rotation int8", "pieces")
 INT8 = {"k_cache": "*i8", "v_cache": "*i8"}
 ATTENTION = {"BLOCK": 16, "D": 128, "WIDTH": 128, "GROUP": 4, "LENGTH": 256, "TILED": False, "ONLY": 0}
-KEPT = {"BLOCK": 16, "D": 128, "WIDTH": 128, "NORMS": True, "SOME": 1, "TOP": 127}
+KEPT = {"BLOCK": 16, "D": 128, "WIDTH": 128, "NORMS": True, "SOME": 1, "TOP": 127, "FRESH": True, "TILED": True}
 
 
 def kernels(target: str):

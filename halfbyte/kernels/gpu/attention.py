@@ -9,6 +9,7 @@ import torch
 
 from halfbyte.kernels.cuda.compile import compiled
 from halfbyte.kernels.cuda.launch import CudaKernel
+from halfbyte.kernels.gpu.fresh import Fresh
 from halfbyte.kernels.gpu.linear import arch_of
 from halfbyte.kernels.gpu.mode import Mode
 from halfbyte.kernels.interface import PagedBatch
@@ -22,9 +23,17 @@ FEW_BLOCKS = 512
 def attend(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: PagedBatch, scale: float, window: int | None,
     out: torch.Tensor, pieces: int | None = None, *, tiled: bool = False, mode: Mode | None = None,
+    fresh: Fresh | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """See `paged_attention`. mode: None, the device's."""
+    """See `paged_attention`. mode: None, the device's. fresh: sequences that need no pages; then it may not be `out`."""
     mode = Mode.of(q.device) if mode is None else mode
+    if fresh is not None:
+        found = fresh.attend(q[fresh.start :], scale, window)
+        if fresh.start == 0:
+            return found
+        attend(q, keys, values, _without_fresh(batch), scale, window, out, tiled=tiled, mode=mode)
+        out[fresh.start :] = found
+        return out
     if mode.fixed or mode.portable or keys.dtype == torch.int8:
         return paged_attention(q, keys, values, batch, scale, window, out, pieces, tiled=tiled, fixed=mode.fixed)
     if batch.max_query > 1 and batch.singles:
@@ -32,6 +41,8 @@ def attend(
         slots, tables, starts, contexts = batch.slot_mapping, batch.block_tables, batch.query_start, batch.context_lens
         alone = PagedBatch(slots[:n], tables[:n], starts[: n + 1], contexts[:n], 1, batch.singles_context)
         attend(q[:n], keys, values, alone, scale, window, out[:n], tiled=tiled, mode=mode)
+        if n == len(contexts):
+            return out
         return paged_attention(q, keys, values, batch, scale, window, out, tiled=tiled, first=n)
     T, heads, d = q.shape
     kv_heads, block = keys.shape[1:3]
@@ -58,6 +69,15 @@ def attend(
     if weights is not None:
         put_together(parts, weights, out, tiled=tiled)
     return out
+
+
+def _without_fresh(batch: PagedBatch) -> PagedBatch:
+    """The sequences before those that have no past."""
+    n = len(batch.context_lens) - batch.fresh
+    return PagedBatch(
+        batch.slot_mapping, batch.block_tables[:n], batch.query_start[: n + 1], batch.context_lens[:n],
+        batch.max_query, batch.max_context, batch.singles, batch.singles_context,
+    )  # fmt: skip
 
 
 @cache

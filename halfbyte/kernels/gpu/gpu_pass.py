@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from halfbyte.kernels.gpu.attention import attend
+from halfbyte.kernels.gpu.beginning import Beginning
+from halfbyte.kernels.gpu.fresh import Fresh
 from halfbyte.kernels.gpu.mode import Mode
 from halfbyte.kernels.gpu.whole_step import WholeStep
 from halfbyte.kernels.interface import PagedBatch, PagedCaches
@@ -41,6 +43,7 @@ class GpuPass:
         shared = any(span.reduce is not None for span in spans)  # one kernel cannot wait for other GPUs
         self.records = device.type == "cuda" and (not shared or RECORDS_SHARED)  # in the interpreter nothing is
         one_kernel = bool(spans) and not shared and not self.mode.portable and not self.mode.fixed
+        self.begin = Beginning(shape, device)
         self.step = WholeStep(shape, self.spans, self.norms, device) if one_kernel else None
 
     def __call__(
@@ -81,15 +84,22 @@ class GpuPass:
         cos, sin = cos.contiguous(), sin.contiguous()
         q = torch.empty(T, s.heads, s.head_dim, dtype=self.mode.dtype, device=self.device)
         attended = torch.empty_like(q)
+        by_pages = self.mode.fixed or self.mode.portable
+        fresh = None if by_pages else Fresh.of(batch, s.heads, s.kv_heads, s.head_dim, self.mode.dtype)
         x = self.spans[0].run(None, residual)
         for layer, span in enumerate(self.spans[1:]):
             keys, values = past.caches[layer]
             norms = self.norms[layer]
-            rope_store(x, cos, sin, q, keys, values, batch.slot_mapping, norms, s.eps, fixed=self.mode.fixed)  # type: ignore[arg-type]
             tiled = span.is_wide(T) and s.head_dim % 32 == 0
+            rope_store(
+                x, cos, sin, q, keys, values, batch.slot_mapping, norms, s.eps,  # type: ignore[arg-type]
+                fixed=self.mode.fixed, fresh=fresh and (fresh.keys, fresh.values, fresh.start), tiled=tiled,
+            )  # fmt: skip
             window = past.windows[layer]
-            attend(q, keys, values, batch, past.scale, window, attended, pieces, tiled=tiled, mode=self.mode)
-            x = span.run(attended.flatten(1), residual, tiled=tiled)
+            seen = attend(
+                q, keys, values, batch, past.scale, window, attended, pieces, tiled=tiled, mode=self.mode, fresh=fresh
+            )
+            x = span.run(seen.flatten(1), residual, tiled=tiled)
         return x
 
 
@@ -97,7 +107,7 @@ class _Recorded:
     """A CUDA graph of a pass of so many sequences, whose contexts are cut into at most so many pieces."""
 
     def __init__(self, whole: GpuPass, size: int, pieces: int, past: PagedCaches, *, with_lengths: bool) -> None:
-        device, begin = whole.device, whole.shape.begin
+        device, begin, limit = whole.device, whole.begin, pieces * PIECE
         block = past.caches[0][0].shape[2]
         self.tokens, self.positions = torch.zeros(2, size, dtype=torch.int64, device=device)
         self.lengths = torch.ones(size, dtype=torch.int64, device=device) if with_lengths else None
@@ -114,11 +124,11 @@ class _Recorded:
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # kernels are compiled, and libraries find their ways, before the recording
-            whole.decoded(*begin(self.tokens, self.positions, self.lengths), own, pieces)
+            whole.decoded(*begin(self.tokens, self.positions, self.lengths, limit), own, pieces)
         torch.cuda.current_stream(device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=whole.pool):  # type: ignore[arg-type]
-            self.hidden = whole.decoded(*begin(self.tokens, self.positions, self.lengths), own, pieces)
+            self.hidden = whole.decoded(*begin(self.tokens, self.positions, self.lengths, limit), own, pieces)
         whole.pool = whole.pool or self.graph.pool()
 
     def play(

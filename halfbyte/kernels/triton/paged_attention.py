@@ -21,6 +21,7 @@ import triton.language as tl
 from halfbyte.kernels.int8_cache import floats_of
 from halfbyte.kernels.triton.device import has_matrix_units
 from halfbyte.kernels.triton.rope_store import NO_FUSION
+from halfbyte.kernels.triton.tile_order import place_of
 
 if TYPE_CHECKING:
     from halfbyte.kernels.interface import PagedBatch
@@ -28,15 +29,6 @@ if TYPE_CHECKING:
 PIECE = 256  # tokens of context
 ROWS = 64  # of a tile, where a sequence has several new tokens
 KEYS, FEWER_KEYS = 64, 32  # looked at together; where there is little shared memory and products are loops
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _place(column, TILED: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Where a column lies in the tiles' order, see wide_linear.cu."""
-    if TILED:
-        low = column % 32
-        column = column - low + low // 2 % 4 * 8 + low // 16 * 4 + low // 8 % 2 * 2 + low % 2
-    return column
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -198,7 +190,7 @@ def _attend(  # type: ignore[no-untyped-def]
             to = ((start + token) * heads + head).to(tl.int64)
         mask = is_row[:, None] & (column < D)[None, :]
         tl.store(
-            out + to[:, None] * D + _place(column, TILED and PIECES == 1)[None, :],
+            out + to[:, None] * D + place_of(column, TILED and PIECES == 1)[None, :],
             result.to(out.dtype.element_ty),
             mask=mask,
         )
@@ -220,7 +212,7 @@ def _put_together(  # type: ignore[no-untyped-def]
         best, mass, fade, share = _take_in(best, mass, weight)
         sum_ = sum_ * fade + share * part
     result = sum_ / tl.where(mass > 0, mass, 1.0)
-    tl.store(out + row * D + _place(column, TILED), result.to(out.dtype.element_ty), mask=column < D)
+    tl.store(out + row * D + place_of(column, TILED), result.to(out.dtype.element_ty), mask=column < D)
 
 
 def put_together(

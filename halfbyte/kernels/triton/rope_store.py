@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from halfbyte.kernels.int8_cache import TOP, floats_of
+from halfbyte.kernels.triton.tile_order import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,11 +33,12 @@ def _store_int8(  # type: ignore[no-untyped-def]
     tl.store(scales + (page * size + BLOCK * D) // 4 + place, scale[:, None], mask=rows)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["fresh_start"])  # type: ignore[untyped-decorator]
 def _rope_store(  # type: ignore[no-untyped-def]
     qkv, cos, sin, q_out, k_cache, v_cache, k_scales, v_scales, slots, q_norm, k_norm, heads, kv_heads, eps,
+    k_fresh, v_fresh, fresh_start,
     BLOCK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, NORMS: tl.constexpr, SOME: tl.constexpr,
-    INT8: tl.constexpr, TOP: tl.constexpr,
+    INT8: tl.constexpr, TOP: tl.constexpr, FRESH: tl.constexpr, TILED: tl.constexpr,
 ):  # fmt: skip
     """A program: one token, SOME of its heads."""
     token = tl.program_id(0)
@@ -64,12 +66,18 @@ def _rope_store(  # type: ignore[no-untyped-def]
     x = x * c + other * s
     to = q_out + (token * heads + head).to(tl.int64) * D
     tl.store(to + column, x.to(q_out.dtype.element_ty), mask=inside & (head < heads))
+    is_key = head < heads + kv_heads
+    kv_head = tl.where(is_key, head - heads, head - heads - kv_heads)
+    as_key = (head >= heads) & is_key
+    as_value = (head >= heads + kv_heads) & (head < all_heads)
+    if FRESH:
+        at = ((token - fresh_start) * kv_heads + kv_head).to(tl.int64) * D
+        is_fresh = inside & (head * 0 + token >= fresh_start)
+        tl.store(k_fresh + at + column, x.to(k_fresh.dtype.element_ty), mask=as_key & is_fresh)
+        place = at + place_of(column, TILED)
+        tl.store(v_fresh + place, plain.to(v_fresh.dtype.element_ty), mask=as_value & is_fresh)
     if slot >= 0:
-        is_key = head < heads + kv_heads
-        kv_head = tl.where(is_key, head - heads, head - heads - kv_heads)
         page = slot // BLOCK * kv_heads + kv_head
-        as_key = (head >= heads) & is_key
-        as_value = (head >= heads + kv_heads) & (head < all_heads)
         if INT8:
             _store_int8(x, k_cache, k_scales, page, slot % BLOCK, column, as_key, D, BLOCK, TOP)
             _store_int8(plain, v_cache, v_scales, page, slot % BLOCK, column, as_value, D, BLOCK, TOP)
@@ -82,20 +90,23 @@ def _rope_store(  # type: ignore[no-untyped-def]
 def rope_store(
     qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, q_out: torch.Tensor, k_cache: torch.Tensor,
     v_cache: torch.Tensor, slots: torch.Tensor, norms: tuple[torch.Tensor, torch.Tensor] | None, eps: float,
-    *, fixed: bool = False,
+    *, fixed: bool = False, fresh: tuple[torch.Tensor, torch.Tensor, int] | None = None, tiled: bool = False,
 ) -> None:  # fmt: skip
     """qkv: [T, (H + 2 Hkv) d]; cos, sin: float32 [T, 1, d]; q_out: [T, H, d]; slots: [T], < 0: do not keep.
 
-    fixed: a token's results must not depend on T.
+    fixed: a token's results must not depend on T. fresh: where keys and values of the tokens from a row on are left too,
+    [T, Hkv, d]; tiled: the values' columns there in the order of tiles (kernels/gpu/wide.py).
     """
     T, heads, d = q_out.shape
     _, kv_heads, block, _ = k_cache.shape
     q_norm, k_norm = norms or (cos, cos)
     int8 = k_cache.dtype == torch.int8
     k_scales, v_scales = (floats_of(k_cache), floats_of(v_cache)) if int8 else (cos, cos)
+    k_fresh, v_fresh, start = fresh or (cos, cos, 0)
     some = 8 if fixed or T > MANY else 1  # heads of a program
     _rope_store[(T, -(-(heads + 2 * kv_heads) // some))](
         qkv, cos, sin, q_out, k_cache, v_cache, k_scales, v_scales, slots, q_norm, k_norm, heads, kv_heads, eps,
         BLOCK=block, D=d, WIDTH=triton.next_power_of_2(d), NORMS=norms is not None, SOME=some, INT8=int8, TOP=TOP,
+        k_fresh=k_fresh, v_fresh=v_fresh, fresh_start=start, FRESH=fresh is not None, TILED=tiled,
         num_warps=4 if some > 1 else 1, **(NO_FUSION if fixed else {}),
     )  # fmt: skip
