@@ -54,8 +54,17 @@ class CachedNetwork:
         """Hidden states [T, D]. chosen: int64, by lane, what the pass before chose, on the device."""
         tokens, positions, slots, tables, starts, contexts, *lengths = upload(plan.arrays(), self.network.device)
         paged = PagedBatch(
-            slots, tables, starts, contexts, plan.max_query, plan.max_context, plan.singles, plan.singles_context,
-            plan.fresh, plan.fresh_start, plan.fresh_longest,
+            slots,
+            tables,
+            starts,
+            contexts,
+            plan.max_query,
+            plan.max_context,
+            plan.singles,
+            plan.singles_context,
+            plan.fresh,
+            plan.fresh_start,
+            plan.fresh_longest,
         )
         if not plan.is_known:
             if chosen is not None:

@@ -106,7 +106,7 @@ class PassShape:
     eps: float
     qk_norms: Sequence[tuple[torch.Tensor, torch.Tensor] | None]  # of each layer: weights [d] of q's and k's norms
     begin: Begin  # what lies before the first span
-    # What `begin` is made of: the input embedding [V, D], and cos and sin [T, 1, d] of positions [T] where these say all
+    # what `begin` is made of: the input embedding [V, D]; cos and sin [T, 1, d] of positions [T] where these say all
     embedding: torch.Tensor | None = None
     rope: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
 

@@ -75,10 +75,9 @@ def test_they_are_attended_as_by_pages(counts, pasts, singles, heads, kv_heads, 
         fresh = Fresh(there, kv_heads, d, torch.float16)
         fresh.keys.fill_(float("nan"))
         fresh.values.fill_(float("nan"))
-        place = fresh.keys, fresh.values, fresh.start
         rope_store(
             qkv.flatten(1).to(DEVICE), cos.to(DEVICE), sin.to(DEVICE), q_there, *ours, there.slot_mapping, None, 1e-5,
-            fresh=place, tiled=tiled,
+            fresh=fresh.place(), tiled=tiled,
         )  # fmt: skip
         order = in_tiles_order if tiled else torch.Tensor.contiguous
         torch.testing.assert_close(fresh.keys.cpu(), k[fresh.start :], atol=2e-3, rtol=2e-3)

@@ -137,7 +137,7 @@ def test_a_row_is_the_same_among_as_many():
 
     linear, _, _ = make(12288, 4096, 128)
     x = in_tiles_order(torch.randn(128, 4096, device="cuda").half())
-    for sizes in ((1, 9, 32), (33, 50, 64), (65, 128)):
+    for sizes in ((1, 9, 32), (33, 50, 64), (65, 80, 96), (97, 128)):
         rows = []
         for T in sizes:
             out = torch.empty(T, 12288, dtype=torch.float16, device="cuda")

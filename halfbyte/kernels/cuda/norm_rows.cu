@@ -1,6 +1,5 @@
 // RMS norm of a float32 stream [T, K] to float16 with the columns in the tiles' order (wide_linear.cu). K: whole 64s.
-// One block a row. VECTORS, set at compile time: K / 2048, rounded up. A thread has the eight columns of 16 bytes there: four
-// pairs, 8 columns apart.
+// One block a row. VECTORS, set at compile time: K / 1024, rounded up.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -11,16 +10,13 @@ extern "C" __global__ void __launch_bounds__(256) norm_rows(const float* stream,
     asm volatile("griddepcontrol.launch_dependents;");
     asm volatile("griddepcontrol.wait;" ::: "memory");
     const float* row = stream + (u64)blockIdx.x * K;
-    float2 x[VECTORS][4];
+    float4 x[VECTORS];
     float square = 0.f;
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i) {
-        const int to = i * 2048 + threadIdx.x * 8, k = (to & ~31) + (to >> 3 & 3) * 2;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            x[i][j] = to < K ? __ldcg((const float2*)(row + k + 8 * j)) : make_float2(0.f, 0.f);
-            square += x[i][j].x * x[i][j].x + x[i][j].y * x[i][j].y;
-        }
+        const int k = i * 1024 + threadIdx.x * 4;
+        x[i] = k < K ? __ldcg((const float4*)(row + k)) : make_float4(0.f, 0.f, 0.f, 0.f);
+        square += x[i].x * x[i].x + x[i].y * x[i].y + x[i].z * x[i].z + x[i].w * x[i].w;
     }
     __shared__ float squares[8];
 #pragma unroll
@@ -33,14 +29,14 @@ extern "C" __global__ void __launch_bounds__(256) norm_rows(const float* stream,
     const float r = rsqrtf(square / K + eps);
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i) {
-        const int to = i * 2048 + threadIdx.x * 8, k = (to & ~31) + (to >> 3 & 3) * 2;
-        if (to >= K) break;
-        u32 y[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            const float2 n = *(const float2*)(norm + k + 8 * j);
-            asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y[j]) : "f"(x[i][j].y * r * n.y), "f"(x[i][j].x * r * n.x));
-        }
-        *(uint4*)(out + (u64)blockIdx.x * K + to) = make_uint4(y[0], y[1], y[2], y[3]);
+        const int k = i * 1024 + threadIdx.x * 4;
+        if (k >= K) break;
+        const float4 n = *(const float4*)(norm + k);
+        u32 low, high;  // the two pairs of four neighbours lie 8 columns apart there
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(low) : "f"(x[i].y * r * n.y), "f"(x[i].x * r * n.x));
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(high) : "f"(x[i].w * r * n.w), "f"(x[i].z * r * n.z));
+        u16* to = out + (u64)blockIdx.x * K + (k & ~31) + (k >> 1 & 3) * 8 + (k >> 4 & 1) * 4 + (k >> 3 & 1) * 2;
+        *(u32*)to = low;
+        *(u32*)(to + 8) = high;
     }
 }

@@ -25,25 +25,35 @@ def attend(
     out: torch.Tensor, pieces: int | None = None, *, tiled: bool = False, mode: Mode | None = None,
     fresh: Fresh | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """See `paged_attention`. mode: None, the device's. fresh: sequences that need no pages; then it may not be `out`."""
+    """See `paged_attention`. mode: None, the device's.
+
+    fresh: sequences that need no pages. Where there are no others the result is not `out`.
+    """
     mode = Mode.of(q.device) if mode is None else mode
-    if fresh is not None:
-        found = fresh.attend(q[fresh.start :], scale, window)
-        if fresh.start == 0:
-            return found
-        attend(q, keys, values, _without_fresh(batch), scale, window, out, tiled=tiled, mode=mode)
-        out[fresh.start :] = found
-        return out
+    if fresh is None:
+        return _by_pages(q, keys, values, batch, scale, window, out, pieces, tiled=tiled, mode=mode)
+    found = fresh.attend(q[fresh.start :], scale, window)
+    if fresh.start == 0:
+        return found
+    _by_pages(q, keys, values, _without_fresh(batch), scale, window, out, None, tiled=tiled, mode=mode)
+    out[fresh.start :] = found
+    return out
+
+
+def _by_pages(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: PagedBatch, scale: float, window: int | None,
+    out: torch.Tensor, pieces: int | None, *, tiled: bool, mode: Mode,
+) -> torch.Tensor:  # fmt: skip
     if mode.fixed or mode.portable or keys.dtype == torch.int8:
         return paged_attention(q, keys, values, batch, scale, window, out, pieces, tiled=tiled, fixed=mode.fixed)
     if batch.max_query > 1 and batch.singles:
         n = batch.singles
         slots, tables, starts, contexts = batch.slot_mapping, batch.block_tables, batch.query_start, batch.context_lens
         alone = PagedBatch(slots[:n], tables[:n], starts[: n + 1], contexts[:n], 1, batch.singles_context)
-        attend(q[:n], keys, values, alone, scale, window, out[:n], tiled=tiled, mode=mode)
-        if n == len(contexts):
-            return out
-        return paged_attention(q, keys, values, batch, scale, window, out, tiled=tiled, first=n)
+        _by_pages(q[:n], keys, values, alone, scale, window, out[:n], None, tiled=tiled, mode=mode)
+        if n < len(contexts):
+            paged_attention(q, keys, values, batch, scale, window, out, tiled=tiled, first=n)
+        return out
     T, heads, d = q.shape
     kv_heads, block = keys.shape[1:3]
     eight_bits = keys.dtype == torch.float8_e4m3fn

@@ -93,7 +93,7 @@ class GpuPass:
             tiled = span.is_wide(T) and s.head_dim % 32 == 0
             rope_store(
                 x, cos, sin, q, keys, values, batch.slot_mapping, norms, s.eps,  # type: ignore[arg-type]
-                fixed=self.mode.fixed, fresh=fresh and (fresh.keys, fresh.values, fresh.start), tiled=tiled,
+                fixed=self.mode.fixed, fresh=fresh.place() if fresh else None, tiled=tiled,
             )  # fmt: skip
             window = past.windows[layer]
             seen = attend(

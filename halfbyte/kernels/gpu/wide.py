@@ -112,7 +112,7 @@ def norm_rows(stream: torch.Tensor, norm: torch.Tensor, eps: float) -> torch.Ten
     """RMS norm of float32 [T, K], K a multiple of 64, to float16 with columns in the tiles' order."""
     T, K = stream.shape
     out = torch.empty(T, K, dtype=torch.float16, device=stream.device)
-    _norm(-(-K // 2048))(T, 256, 0, (stream, norm, out, K, eps), early=True)
+    _norm(-(-K // 1024))(T, 256, 0, (stream, norm, out, K, eps), early=True)
     return out
 
 

@@ -94,8 +94,8 @@ def rope_store(
 ) -> None:  # fmt: skip
     """qkv: [T, (H + 2 Hkv) d]; cos, sin: float32 [T, 1, d]; q_out: [T, H, d]; slots: [T], < 0: do not keep.
 
-    fixed: a token's results must not depend on T. fresh: where keys and values of the tokens from a row on are left too,
-    [T, Hkv, d]; tiled: the values' columns there in the order of tiles (kernels/gpu/wide.py).
+    fixed: a token's results must not depend on T. fresh: where keys and values of the tokens from a row on are left
+    too, [T, Hkv, d]; tiled: the values' columns there in the order of tiles (kernels/gpu/wide.py).
     """
     T, heads, d = q_out.shape
     _, kv_heads, block, _ = k_cache.shape
