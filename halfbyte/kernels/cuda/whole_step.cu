@@ -134,6 +134,13 @@ __device__ __forceinline__ float larger(float a, float b) {  // what is no numbe
     return r;
 }
 
+// Of a number that is not negative; no number where it would be too small for one.
+__device__ __forceinline__ float reciprocal(float x) {
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return x < 8e37f ? r : __int_as_float(0x7fffffff);
+}
+
 __device__ __forceinline__ u32 address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
 __device__ __forceinline__ bool is_past(u32 barrier, u32 parity) {
@@ -206,26 +213,30 @@ struct Unit {
     // and lane / 4 + 8.
     __device__ __forceinline__ void multiply(const signed char* x, const int2* of, float (&total)[2]) const {
         total[0] = total[1] = 0.f;
-        int sum[4];
+        int sums[2][4];  // two chains of products, which do not wait for each other
 #pragma unroll
         for (int s = 0; s < STEPS; ++s) {
             const uint4 b = *(const uint4*)(x + 64 * s), w = words[s];
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-                const int g = GROUP == 32 ? h : 0;
+                int(&sum)[4] = sums[GROUP == 128 ? s : h];
+                if (GROUP != 128 || h == 0) sum[0] = sum[1] = sum[2] = sum[3] = 0;
                 const u32 w0 = h ? w.z : w.x, w1 = h ? w.w : w.y;
-                if (GROUP == 32 || (s == 0 && h == 0)) sum[0] = sum[1] = sum[2] = sum[3] = 0;
                 multiply_add(sum, w0 & 0x0f0f0f0f, w0 & 0xf0f0f0f0, w1 & 0x0f0f0f0f, w1 & 0xf0f0f0f0, h ? b.z : b.x, h ? b.w : b.y);
-                if (GROUP == 32 || (s == STEPS - 1 && h == 1)) {
-                    const int2 x_group = of[g * BATCH];
-                    const float unit = __int_as_float(x_group.x);
-                    // The last ten bits of -(1024 + z) are z, those of -(64 + z) are 16 z.
-                    const int upper = sum[0] * 256 + sum[1] - (int)(meta[g].x >> 16 & 0x3ff) * x_group.y;
-                    const int lower = sum[2] * 256 + sum[3] - (int)(meta[g].y >> 16 & 0x3ff) * x_group.y;
-                    total[0] += (float)upper * (to_float((u16)meta[g].x) * unit);
-                    total[1] += (float)lower * (to_float((u16)meta[g].y) * (unit * 0.0625f));
-                }
             }
+        }
+#pragma unroll
+        for (int g = 0; g < GROUPS; ++g) {
+            const int2 x_group = of[g * BATCH];
+            const float unit = __int_as_float(x_group.x);
+            int sum[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sum[i] = GROUP == 32 ? sums[g][i] : sums[0][i] + sums[1][i];
+            // The last ten bits of -(1024 + z) are z, those of -(64 + z) are 16 z.
+            const int upper = sum[0] * 256 + sum[1] - (int)(meta[g].x >> 16 & 0x3ff) * x_group.y;
+            const int lower = sum[2] * 256 + sum[3] - (int)(meta[g].y >> 16 & 0x3ff) * x_group.y;
+            total[0] += (float)upper * (to_float((u16)meta[g].x) * unit);
+            total[1] += (float)lower * (to_float((u16)meta[g].y) * (unit * 0.0625f));
         }
     }
 };
@@ -243,7 +254,7 @@ __device__ __forceinline__ void keep(Shared& shared, int t, int column, int colu
     for (int i = 0; i < EACH_X; ++i) most = larger(most, fabsf(x[i]));
 #pragma unroll
     for (int o = GROUP / EACH_X / 2; o; o >>= 1) most = larger(most, __shfl_xor_sync(~0u, most, o));
-    const float per = most > 0.f ? 32639.f / most : 0.f;
+    const float per = most > 0.f ? 32639.f * reciprocal(most) : 0.f;
     int sums_upper = 0, sum = 0;
 #pragma unroll
     for (int e = 0; e < EACH_X; e += 8) {
@@ -266,7 +277,7 @@ __device__ __forceinline__ void keep(Shared& shared, int t, int column, int colu
     sum += sums_upper * 256;
 #pragma unroll
     for (int o = GROUP / EACH_X / 2; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
-    if (column < columns && column % GROUP == 0) shared.groups[column / GROUP][t] = make_int2(__float_as_int(most / 32639.f), sum);
+    if (column < columns && column % GROUP == 0) shared.groups[column / GROUP][t] = make_int2(__float_as_int(most * (1.f / 32639.f)), sum);
 }
 
 __device__ __forceinline__ void widened(const uint4& eight, float* x) {
@@ -385,7 +396,7 @@ __device__ __forceinline__ void keep_attended(Shared& shared, const u16* parts, 
                 for (int i = 0; i < EACH_X; ++i) y[i] += share * x[i];
             }
         }
-        const float r = one ? 1.f : mass != 0.f ? 1.f / mass : 0.f;
+        const float r = one ? 1.f : mass != 0.f ? __fdividef(1.f, mass) : 0.f;
 #pragma unroll
         for (int i = 0; i < EACH_X; ++i) y[i] *= r;
         __syncwarp();
@@ -739,7 +750,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) whole_step(
                     qkv[t * rows_of(QKV) + n] = to_half(y);
                 else if (phase == GATE_UP) {
                     if (bias) up += __ldg(bias + n + 8);
-                    activated[t * FFN + n / 16 * 8 + r] = to_half(y / (1.f + __expf(-y)) * up);
+                    activated[t * FFN + n / 16 * 8 + r] = to_half(__fdividef(y, 1.f + __expf(-y)) * up);
                 } else
                     residual[t * HIDDEN + n] = shared.own[of][r][t] += y;
             });
