@@ -59,21 +59,25 @@ typedef struct {
     int64_t rows;
     Rounded rounded;
     float *y;
+    char *rooms;
 } Product;
 
 static void product_job(Worker me, void *argument) {
     const Product *p = argument;
     round_rows(me, p->x, p->rows, p->rounded);
     meet(me);
-    if (p->four) int4_linear(me, p->four, &p->rounded, p->rows, p->y, 0);
+    void *room = p->rooms + (size_t)me.id * tile_bytes(p->rounded.inputs);
+    if (p->four) int4_linear(me, p->four, &p->rounded, p->rows, p->y, 0, room);
     else int8_linear(me, p->eight, &p->rounded, p->rows, p->y);
 }
 
 static int product(Product p, int64_t inputs) {
     int ok = 0;
     pthread_mutex_lock(&pool.use);
-    if (ensure(rounded_bytes(p.rows, inputs))) {
+    size_t rooms = (size_t)pool.threads * tile_bytes(inputs) + 64;
+    if (ensure(rounded_bytes(p.rows, inputs) + rooms)) {
         p.rounded = a_rounded(p.rows, inputs);
+        p.rooms = piece(rooms);
         run_held(product_job, &p);
         ok = 1;
     }
@@ -105,6 +109,12 @@ static int64_t widest_of(const Span *s) {
     return s->after && s->after->o.inputs > s->hidden ? s->after->o.inputs : s->hidden;
 }
 
+// A worker's room for tiles: four of the gated product's, or one of down's.
+static size_t room_for(int64_t widest, int64_t gated) {
+    size_t four = 4 * tile_bytes(widest), one = tile_bytes(gated);
+    return four > one ? four : one;
+}
+
 // residual [rows, hidden] is changed in place.
 EXPORT int hb_span(const Span *s, const float *attended, float *residual, int64_t rows, float *out) {
     SpanJob job = {s, {.rows = rows, .residual = residual, .attended = (float *)attended, .out = out}};
@@ -112,10 +122,13 @@ EXPORT int hb_span(const Span *s, const float *attended, float *residual, int64_
     int ok = 0;
     pthread_mutex_lock(&pool.use);
     size_t own = (size_t)(pool.threads * s->hidden * 4) + 64;
-    if (ensure(rounded_bytes(rows, widest) + rounded_bytes(rows, gated) + own)) {
+    size_t room = room_for(widest, gated), rooms = (size_t)pool.threads * room + 64;
+    if (ensure(rounded_bytes(rows, widest) + rounded_bytes(rows, gated) + own + rooms)) {
         job.buffers.rounded = a_rounded(rows, widest);
         job.buffers.activated = a_rounded(rows, gated);
         job.buffers.normed = piece(own);
+        job.buffers.rooms = piece(rooms);
+        job.buffers.room = room;
         run_held(span_job, &job);
         ok = 1;
     }
@@ -181,11 +194,14 @@ EXPORT int hb_pass(const Network *n, const Paged *paged, const LayerCache *cache
     int ok = 0;
     pthread_mutex_lock(&pool.use);
     size_t own = (size_t)(pool.threads * n->hidden * 4) + 64, floats = (size_t)(rows * (width + stride) * 4) + 128;
-    size_t bytes = rounded_bytes(rows, widest) + rounded_bytes(rows, n->gated) + own + floats;
+    size_t room = room_for(widest, n->gated), rooms = (size_t)pool.threads * room + 64;
+    size_t bytes = rounded_bytes(rows, widest) + rounded_bytes(rows, n->gated) + own + rooms + floats;
     if (ensure(bytes + attention_bytes(paged, n->layers, rows, &plan))) {
         b->rounded = a_rounded(rows, widest);
         b->activated = a_rounded(rows, n->gated);
         b->normed = piece(own);
+        b->rooms = piece(rooms);
+        b->room = room;
         b->attended = piece((size_t)(rows * width * 4));
         b->out = piece((size_t)(rows * stride * 4));
         set_attention(&pass, n->layers, rows, &plan);
