@@ -38,12 +38,20 @@ class Constraint:
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._bits = np.zeros(-(-vocabulary // 32) * 4, dtype=np.uint8)  # llguidance writes words of 32
-        self._place = self._bits.ctypes.data
+        self._place: int = self._bits.ctypes.data
+
+    def allowed(self) -> int:
+        """Where a bit for each token says whether it may come next: uint32 words, the first token the lowest bit.
+
+        They stay until the next call of this, or of `forbidden`.
+        """
+        self._matcher.unsafe_compute_mask_ptr(self._place, self._bits.nbytes)
+        self._check()
+        return self._place
 
     def forbidden(self) -> np.ndarray:
         """1 for each token that may not come next, 0 for the others, of which there is one at least: uint8 [V]."""
-        self._matcher.unsafe_compute_mask_ptr(self._place, self._bits.nbytes)
-        self._check()
+        self.allowed()
         return np.unpackbits(~self._bits, count=self._vocabulary, bitorder="little")
 
     def allows(self, token: int) -> bool:

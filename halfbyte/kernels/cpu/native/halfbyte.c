@@ -1,6 +1,7 @@
 // 4-bit kernels for a CPU: what Python calls. Built by build.py for one instruction set; loaded by library.py, whose
 // ctypes structures mirror those here. Every call is a job of the pool in pool.h; calls from several threads take turns.
 #include <stdlib.h>
+#include "draw.h"
 #include "likeliest.h"
 #include "pack.h"
 #include "pass.h"
@@ -52,6 +53,19 @@ EXPORT void hb_likeliest(const float *logits, int64_t rows, int64_t width, int64
     run_job(likeliest_job, &(Likeliest){logits, rows, width, places});
 }
 
+// Sets the rows' tokens. Returns 0 if there is no memory, as the calls below do.
+EXPORT int hb_draw(DrawRow *rows, int64_t count, int64_t width) {
+    int ok = 0;
+    pthread_mutex_lock(&pool.use);
+    size_t rooms = (size_t)pool.threads * draw_bytes(width);
+    if (ensure(rooms + 64)) {
+        run_held(draw_job, &(Draw){rows, count, width, piece(rooms)});
+        ok = 1;
+    }
+    pthread_mutex_unlock(&pool.use);
+    return ok;
+}
+
 typedef struct {
     const Int4Linear *four;
     const Int8Linear *eight;
@@ -85,7 +99,7 @@ static int product(Product p, int64_t inputs) {
     return ok;
 }
 
-// y [rows, outputs] = x [rows, inputs] W^T + bias. These return 0 if there is no memory.
+// y [rows, outputs] = x [rows, inputs] W^T + bias.
 EXPORT int hb_linear(const Int4Linear *w, const float *x, int64_t rows, float *y) {
     return product((Product){.four = w, .x = x, .rows = rows, .y = y}, w->inputs);
 }
@@ -182,13 +196,14 @@ EXPORT int hb_attention(const Paged *paged, const LayerCache *cache, const float
     return ok;
 }
 
-// A whole pass. residual [rows, hidden] holds the embeddings and is overwritten; hidden [rows, hidden] is the result.
-EXPORT int hb_pass(const Network *n, const Paged *paged, const LayerCache *caches, const float *cosine,
-                   const float *sine, float *residual, float *hidden) {
+// A whole pass. residual [rows, hidden] is overwritten; hidden [rows, hidden] is the result. Without a start, residual
+// holds the embeddings, and the angles are given row by row.
+EXPORT int hb_pass(const Network *n, const Paged *paged, const LayerCache *caches, const Start *start,
+                   const float *cosine, const float *sine, float *residual, float *hidden) {
     int64_t rows = paged->query_start[paged->sequences], width = n->heads * n->head_dim;
     int64_t stride = width + 2 * n->kv_heads * n->head_dim, widest = width > n->hidden ? width : n->hidden;
-    Pass pass = {.network = n, .paged = *paged, .caches = caches, .cosine = cosine, .sine = sine, .hidden = hidden,
-                 .buffers = {.rows = rows, .residual = residual}};
+    Pass pass = {.network = n, .paged = *paged, .caches = caches, .start = start, .cosine = cosine, .sine = sine,
+                 .hidden = hidden, .buffers = {.rows = rows, .residual = residual}};
     Buffers *b = &pass.buffers;
     Plan plan;
     int ok = 0;

@@ -25,12 +25,13 @@ static Unpacked unpack(const Int4Linear *w, int64_t tile, void *room) {
     Unpacked to = unpacked_in(room, w);
     int64_t blocks = w->inputs / BLOCK, groups = w->inputs / w->group;
     const uint8_t *q = w->q + tile * blocks * 256;
-    fetch_ahead(q + blocks * 256 - AHEAD, 256);
-    for (int64_t v = 0; v < blocks * 4; v++)
+    for (int64_t v = 0; v < blocks * 4; v++) {
+        __builtin_prefetch(q + 2 * blocks * 256 + v * 64, 0, 2);  // what comes after the next, while this one is at work
         for (int s = 0; s < 64; s += 32) {
             store_words(to.q + v * 128 + s, low_nibbles(q + v * 64 + s));
             store_words(to.q + v * 128 + 64 + s, high_nibbles(q + v * 64 + s));
         }
+    }
     for (int64_t i = 0; i < groups * SLICES; i++) {
         store_floats(to.scales + i * SLICE, load_halves(w->scales + tile * groups * TILE + i * SLICE));
         store_words(to.zeros + i, load_zeros(w->zeros + tile * groups * TILE + i * SLICE));
