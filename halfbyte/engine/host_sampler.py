@@ -1,13 +1,15 @@
 """Sampling on the CPU by our own C: each row is done as soon as its token is known.
 
-A greedy answer's token is the likeliest of all where a constraint allows it, which nearly always is so; what else is
-allowed is looked for only where it is not. An answer drawn from the whole distribution (no top_p, top_k, min_p) is
-first drawn as if it were free. With p(A) the probability of what is allowed, a token x of A comes so with p(x), and
-otherwise, which is with 1 - p(A), from a second draw, within A: p(x) + (1 - p(A)) p(x) / p(A) = p(x) / p(A).
+Finding all tokens that a constraint allows takes longest, and is done only where it must be. A greedy answer's token
+is the likeliest of all where that is allowed, which nearly always is so. A drawn one is first drawn by temperature
+alone, as if it were free. Let K be what top_p, top_k and min_p leave of what is allowed, and p(K) its probability: a
+token x of K comes so with p(x), and otherwise, which is with 1 - p(K), from a second draw, within K:
+p(x) + (1 - p(K)) p(x) / p(K) = p(x) / p(K). That a likely token is in K can be told without K (native/draw.h).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +41,7 @@ def sample_here(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequenc
 
     So also where a constraint cannot be followed: the row's `problem` says it.
     """
+    logits = logits.contiguous()  # those of a network in parts are not
     tokens: list[int] = likeliest(logits).tolist()
     left = [i for i, row in enumerate(rows) if tokens[i] >= 0 and not _is_settled(row, tokens[i])]
     if not left:
@@ -47,10 +50,10 @@ def sample_here(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequenc
     edited = {i for i in left if rows[i].edits and not (i in bound and rows[i].is_only_constrained)}
     if edited:
         edit(logits, [row if i in edited else None for i, row in enumerate(rows)], bound)
-    free = [i for i in left if i not in bound or rows[i].is_drawn_from_all]
-    _draw(logits, rows, steps, tokens, free, {})
-    refused = [i for i in bound if not rows[i].is_drawn_from_all or not bound[i].allows(tokens[i])]
-    _draw(logits, rows, steps, tokens, refused, bound)
+    tried = {i for i in bound if not rows[i].greedy}
+    drawn = _Drawing(logits, rows, steps)
+    holds = drawn.free([i for i in left if i in tried or i not in bound], tried, tokens)
+    drawn.bound({i: c for i, c in bound.items() if i not in holds or not c.takes(tokens[i])}, tried, tokens)
     return tokens
 
 
@@ -58,30 +61,47 @@ def _is_settled(row: SamplerRow, token: int) -> bool:
     """Whether the likeliest token is the one."""
     if not row.greedy or not row.edits:
         return row.greedy
-    return row.is_only_constrained and row.constraint is not None and row.constraint.allows(token)
+    return row.is_only_constrained and row.constraint is not None and row.constraint.takes(token)
 
 
-def _draw(
-    logits: torch.Tensor,
-    rows: Sequence[SamplerRow],
-    steps: Sequence[int],
-    tokens: list[int],
-    places: list[int],
-    bound: dict[int, Constraint],
-) -> None:
-    """Put into `tokens` what is drawn for the rows at these places."""
-    allowed = []
-    for i in places:
-        try:
-            allowed.append(bound[i].allowed() if i in bound else 0)
-        except GenerationError as error:
-            rows[i].problem, tokens[i] = error, NOT_FINITE
-    places = [i for i in places if tokens[i] >= 0]
-    if not places:
-        return
-    chosen = [rows[i] for i in places]
-    numbers = np.array([(0.0 if row.greedy else row.numbers[0], *row.numbers[1:4]) for row in chosen])
-    seeds = [row.seed ^ AGAIN if bound and row.is_drawn_from_all else row.seed for row in chosen]
-    random = uniform(seeds, [steps[i] for i in places])
-    for i, token in zip(places, draw_tokens(logits, places, allowed, numbers, random), strict=True):
-        tokens[i] = token
+@dataclass(slots=True)
+class _Drawing:
+    """What draws tokens for some of the rows, and puts them into a list of all."""
+
+    logits: torch.Tensor
+    rows: Sequence[SamplerRow]
+    steps: Sequence[int]
+
+    def free(self, places: list[int], tried: set[int], tokens: list[int]) -> set[int]:
+        """As if there were no constraints; those of `tried` by temperature alone. Gives those of them that hold."""
+        if not places:
+            return set()
+        random = uniform([self.rows[i].seed for i in places], [self.steps[i] for i in places])
+        trial = [i in tried for i in places]
+        found, holds = draw_tokens(self.logits, places, self._numbers(places), random, trial=trial)
+        for i, token in zip(places, found, strict=True):
+            tokens[i] = token
+        return {i for i, held in zip(places, holds, strict=True) if held}
+
+    def bound(self, constraints: dict[int, Constraint], tried: set[int], tokens: list[int]) -> None:
+        """Within constraints; what was tried is taken if it is among what is left."""
+        allowed = {}
+        for i, constraint in constraints.items():
+            try:
+                allowed[i] = constraint.allowed()
+            except GenerationError as error:
+                self.rows[i].problem, tokens[i] = error, NOT_FINITE
+        if not allowed:
+            return
+        places = list(allowed)
+        random = uniform([self.rows[i].seed ^ AGAIN for i in places], [self.steps[i] for i in places])
+        first = [tokens[i] if i in tried else -1 for i in places]
+        found, _ = draw_tokens(
+            self.logits, places, self._numbers(places), random, allowed=list(allowed.values()), first=first
+        )
+        for i, token in zip(places, found, strict=True):
+            tokens[i] = token
+
+    def _numbers(self, places: list[int]) -> np.ndarray:
+        chosen = [self.rows[i] for i in places]
+        return np.array([(0.0 if row.greedy else row.numbers[0], *row.numbers[1:4]) for row in chosen])

@@ -41,7 +41,6 @@ class SamplerRow:
         self.numbers = (params.temperature, params.top_p, params.top_k, params.min_p, params.typical_p)
         self.way: Draw | None = None  # the sampler's, once it has looked
         self.problem: HalfbyteError | None = None  # why there is no next token, if it is not the network's fault
-        self.is_drawn_from_all = not params.greedy and params.top_p == 1.0 and params.top_k <= 0 and not params.min_p
         self._ends = tuple(ends)
         self._bad_words = bad_words
         self._counts_tokens = bool(

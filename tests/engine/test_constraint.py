@@ -106,7 +106,7 @@ def test_free_rows_beside_a_constrained_one_are_untouched():
         def forbidden(self):
             return (torch.arange(8) != 3).byte().numpy()
 
-        def allows(self, token):
+        def takes(self, token):
             return token == 3
 
     params = SamplingParams(temperature=0, min_tokens=1)
@@ -127,7 +127,7 @@ def test_a_greedy_row_looks_at_all_that_is_allowed_only_where_the_likeliest_is_n
             looked.append(True)
             return self.bits.ctypes.data
 
-        def allows(self, token):
+        def takes(self, token):
             return token % 2 == 1
 
     logits = torch.zeros(1, 8)
@@ -147,7 +147,7 @@ def test_a_constrained_row_draws_from_what_is_allowed(top_p):
         def allowed(self):
             return self.bits.ctypes.data
 
-        def allows(self, token):
+        def takes(self, token):
             return token % 2 == 1
 
     count, logits = 6000, torch.tensor([2.0, 1.5, 0.0, 1.0, 1.0, 0.5, -1.0, -2.0])
@@ -272,7 +272,7 @@ def test_valid_calls_are_allowed(llm, function, params, many):
         constraint = llm.engine.constraints.start(SamplingParams(grammar=grammar))
         for token in llm.get_tokenizer().encode(text):
             assert not constraint.forbidden()[token], text
-            assert constraint.allows(token), text
+            assert constraint.takes(token), text
             constraint.accept(token)
         assert not constraint.forbidden()[256]
 
@@ -285,7 +285,7 @@ def test_none_can_be_forbidden(llm):
         matcher = llm.engine.constraints.start(SamplingParams(grammar=prompt.grammar().lark()))
         seen = []
         for token in llm.get_tokenizer().encode(text):
-            seen.append(matcher.allows(token))
+            seen.append(matcher.takes(token))
             assert seen[-1] != matcher.forbidden()[token]
             if not seen[-1]:
                 break

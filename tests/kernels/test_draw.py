@@ -30,9 +30,9 @@ def naive(logits: np.ndarray, temperature: float, top_p: float, top_k: int, min_
 def drawn(logits: torch.Tensor, numbers: tuple[float, ...], allowed: np.ndarray | None = None) -> np.ndarray:
     """How often each token comes when the random number runs evenly through [0, 1)."""
     bits = None if allowed is None else np.packbits(np.resize(allowed, -(-len(allowed) // 32) * 32), bitorder="little")
-    tokens = draw_tokens(
-        logits[None], [0] * GRID, [0 if bits is None else bits.ctypes.data] * GRID, np.array([numbers] * GRID),
-        (np.arange(GRID) + 0.5) / GRID,
+    tokens, _ = draw_tokens(
+        logits[None], [0] * GRID, np.array([numbers] * GRID), (np.arange(GRID) + 0.5) / GRID,
+        allowed=0 if bits is None else bits.ctypes.data,
     )  # fmt: skip
     return np.bincount(tokens, minlength=len(logits)) / GRID
 
@@ -98,6 +98,41 @@ def test_what_has_no_chance_and_extreme_temperatures():
     logits = torch.tensor([-np.inf, 1.0, -np.inf, 0.0])
     assert drawn(logits, (1e300, 1.0, 0, 0.0)).tolist() == [0, 0.5, 0, 0.5]
     assert drawn(logits, (1e-5, 1.0, 0, 0.0)).tolist() == [0, 1, 0, 0]
-    assert draw_tokens(
-        logits[None], [0], [np.zeros(1, np.uint32).ctypes.data], np.array([[1.0, 1, 0, 0]]), np.zeros(1)
-    ) == [-1]
+    none = np.zeros(1, np.uint32)
+    assert draw_tokens(logits[None], [0], ONE, np.zeros(1), allowed=none.ctypes.data)[0] == [-1]
+
+
+ONE = np.array([[1.0, 1.0, 0, 0.0]])
+
+
+@pytest.mark.usefixtures("by")
+def test_a_trial_that_holds_is_left_by_the_parameters_of_any_part():
+    @settings(deadline=None, max_examples=100)
+    @given(cases)
+    def check(case):
+        values, temperature, top_p, top_k, min_p, seed, _ = case
+        logits, numbers = (
+            torch.tensor(values, dtype=torch.float32) / 700,
+            np.array([[temperature, top_p, top_k, min_p]]),
+        )
+        rng = np.random.default_rng(seed)
+        (token,), (holds,) = draw_tokens(logits[None], [0], numbers, rng.random(1), trial=True)
+        for share in (0.2, 0.8):
+            part = rng.random(len(values)) < share
+            part[token] = True
+            left = naive(np.where(part, logits.numpy(), -np.inf), temperature, top_p, top_k, min_p)
+            assert left[token] > 0 or not holds
+        if top_p == 1 and not top_k and not min_p:
+            assert holds
+
+    check()
+
+
+@pytest.mark.usefixtures("by")
+@pytest.mark.parametrize("numbers", [(1.0, 1.0, 0, 0.0), (1.0, 0.7, 0, 0.0), (1.0, 1.0, 2, 0.0), (1.0, 1.0, 0, 0.3)])
+def test_a_first_token_is_taken_if_it_is_left(numbers):
+    logits = torch.tensor([3.0, 2.5, 1.0, -8.0])
+    left = naive(logits.numpy(), *numbers) > 0
+    for first in range(4):
+        (token,), _ = draw_tokens(logits[None], [0], np.array([numbers]), np.zeros(1), first=first)
+        assert token == (first if left[first] else 0)

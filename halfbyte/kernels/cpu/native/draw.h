@@ -13,7 +13,10 @@ typedef struct {
     const uint32_t *allowed;  // a bit for each token, the first the lowest; or null: all are
     double temperature, top_p, min_p, uniform;  // a temperature of 0 takes the likeliest
     int64_t top_k;            // 0: all
-    int64_t token;            // what was drawn, or NOT_FINITE: there was none to draw
+    int64_t is_trial;  // to draw from all by temperature alone, and then to say in is_trial whether what was drawn would
+                       // also be among what the parameters leave of any part of the vocabulary that it belongs to
+    int64_t first;     // a token to take if it is among what the parameters leave, or -1
+    int64_t token;     // what was drawn, or NOT_FINITE: there was none to draw
 } DrawRow;
 
 typedef struct {
@@ -62,7 +65,7 @@ static int64_t best_of(const DrawRow *row, int64_t width, float *top) {
 // weights [pieces * PIECE] relative to the likeliest's; sums [pieces]; returns their total.
 static double weigh(const DrawRow *row, int64_t width, float top, float *weights, double *sums) {
     double total = 0, inverse = 1 / row->temperature;
-    vec scale = all((float)(inverse > 1e-30 ? inverse : 1e-30)), least = all((float)row->min_p);
+    vec scale = all((float)(inverse > 1e-30 ? inverse : 1e-30)), least = all(row->is_trial ? 0 : (float)row->min_p);
     for (int64_t piece = 0; piece < pieces_of(width); piece++) {
         lanes sum = {};
         for (int64_t i = piece * PIECE; i < (piece + 1) * PIECE; i += LANES)
@@ -132,12 +135,35 @@ static int64_t find_among_likeliest(const DrawRow *row, const float *weights, in
     double before = 0, kept = 0;
     int64_t last = 0;
     for (; last < count && (last == 0 || before < total * row->top_p); last++) before = kept += of[last].weight;
+    for (int64_t i = 0; i < last; i++)
+        if (of[i].token == row->first) return row->first;
     double target = row->uniform * kept, sum = 0;
     for (int64_t i = 0; i < last; i++) {
         sum += of[i].weight;
         if (target < sum) return of[i].token;
     }
     return of[last - 1].token;
+}
+
+// Whether a token of this weight is left by the parameters, whichever others of the vocabulary there are. Tokens that
+// weigh at least as much have `before` together: at most so much is before it. It is then in the nucleus if
+// before < top_p * (before + its weight + what comes after it), and what comes after is 0 or more.
+static int is_left(const DrawRow *row, const float *weights, int64_t count, float weight) {
+    double before = 0;
+    int64_t rank = 0;
+    for (int64_t i = 0; i < count; i += LANES) {
+        lanes high;
+        UNROLL for (int p = 0; p < PARTS; p++) high.part[p] = load(weights + i + p * WIDTH);
+        if (max_of_lanes(&high) < weight) continue;
+        for (int64_t l = i; l < i + LANES; l++)
+            if (weights[l] >= weight) {
+                before += weights[l];
+                rank++;
+            }
+    }
+    before -= weight;
+    return weight >= (float)row->min_p && (row->top_k <= 0 || rank <= row->top_k) &&
+           before * (1 - row->top_p) < weight * row->top_p;
 }
 
 static void draw_row(DrawRow *row, int64_t width, char *room) {
@@ -147,8 +173,14 @@ static void draw_row(DrawRow *row, int64_t width, char *room) {
     row->token = best_of(row, width, &top);
     if (row->token < 0 || row->temperature == 0) return;
     double total = weigh(row, width, top, weights, sums);
-    if (row->top_k <= 0 && row->top_p >= 1) row->token = find_any(weights, sums, pieces, row->uniform * total);
-    else row->token = find_among_likeliest(row, weights, pieces * PIECE, total, (Candidate *)(weights + pieces * PIECE));
+    if (row->is_trial) {
+        row->token = find_any(weights, sums, pieces, row->uniform * total);
+        row->is_trial = is_left(row, weights, pieces * PIECE, weights[row->token]);
+    } else if (row->top_k <= 0 && row->top_p >= 1) {
+        int is_in = row->first >= 0 && weights[row->first] > 0;
+        row->token = is_in ? row->first : find_any(weights, sums, pieces, row->uniform * total);
+    } else
+        row->token = find_among_likeliest(row, weights, pieces * PIECE, total, (Candidate *)(weights + pieces * PIECE));
 }
 
 static void draw_job(Worker me, void *argument) {
