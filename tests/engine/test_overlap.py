@@ -106,7 +106,7 @@ class Anything:
     def forbidden(self):
         return torch.zeros(257, dtype=torch.uint8).numpy()
 
-    def allows(self, token):
+    def takes(self, token):
         return True
 
     def accept(self, token):
