@@ -9,8 +9,8 @@ Each side runs in a process of its own, in turn, `rounds` times; figures are med
 of a prompt of 16, in a process for that alone. `memory_mb`: what loading and these requests added to the process, in
 memory of its own (anonymous) and in pages of files. Ours has more: `python_share`, the part of a step that is not
 native code, at batch 1 and 16; `constraint_us_KIND_WAY_BATCH`, what a constraint adds to a token (of 1 request or 16,
-greedy, or drawn at temperature 0.8 and top_p 0.95; medians of 5 differences between runs of 128 tokens); `packed_mb`, the
-weights as the kernels hold them.
+greedy, or drawn at temperature 0.8 and top_p 0.95; medians of 5 differences between runs of 128 tokens);
+`packed_mb`, the weights as the kernels hold them.
 
 llama-cpp-python compiles for some minutes and may live in an environment of its own, whose interpreter --llama-cpp
 names; OpenVINO GenAI may lie in a folder (`pip install --target FOLDER openvino-genai`).
