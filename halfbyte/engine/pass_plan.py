@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from halfbyte.engine.scheduler import Scheduled
 
 
+FEW = 32  # sequences
+STARTS = np.arange(FEW + 1, dtype=np.int32)
+
+
 @dataclass(slots=True)
 class PassPlan:
     """What a process needs to know to take its share of a pass, pickled to those that hold another share.
@@ -42,6 +46,8 @@ class PassPlan:
 
 def plan_pass(batch: Sequence[Scheduled], tables: BlockTables, block_size: int, *, needs_lengths: bool) -> PassPlan:
     """The tokens that the scheduler chose, one sequence behind the other."""
+    if len(batch) <= FEW and not needs_lengths and all([item.count == 1 for item in batch]):  # noqa: C419  in every step
+        return _plan_few(batch, tables, block_size)
     listed = _tokens(batch)
     tokens = np.array(listed, dtype=np.int64)
     counts = np.array([item.count for item in batch], dtype=np.int64)
@@ -65,6 +71,20 @@ def plan_pass(batch: Sequence[Scheduled], tables: BlockTables, block_size: int, 
     return PassPlan(
         tokens, positions, slots, rows, starts, contexts, lengths, widest, longest, singles, singles_context, is_known
     )
+
+
+def _plan_few(batch: Sequence[Scheduled], tables: BlockTables, block_size: int) -> PassPlan:
+    """The same for a few sequences of one token each, where numpy takes longer to begin than there is to do."""
+    listed, firsts = _tokens(batch), [item.first for item in batch]
+    longest = max(firsts) + 1
+    held = [item.sequence.block_table for item in batch]
+    slots = [blocks[i // block_size] * block_size + i % block_size for blocks, i in zip(held, firsts, strict=True)]
+    rows = tables.rows[[item.sequence.place for item in batch], : -(-longest // block_size)]
+    return PassPlan(
+        np.array(listed, dtype=np.int64), np.array(firsts, dtype=np.int64), np.array(slots, dtype=np.int64), rows,
+        STARTS[: len(batch) + 1], np.array([first + 1 for first in firsts], dtype=np.int32), None, 1, longest, 0, 0,
+        min(listed) >= 0,
+    )  # fmt: skip
 
 
 def _tokens(batch: Sequence[Scheduled]) -> list[int]:

@@ -70,7 +70,7 @@ class NativePass:
             return None
         if embedding.dtype not in KINDS or not embedding.is_contiguous():
             return None
-        hidden = torch.empty(2, len(tokens), embedding.shape[1])  # the residual, and what is behind the final norm
+        hidden = torch.empty(2, tokens.shape[0], embedding.shape[1])  # the residual, and what is behind the final norm
         paged, _held = paged_arguments(past.batch, self.shape.heads, keys, past.scale)
         given = (tokens.data_ptr(), positions.data_ptr(), *(x.data_ptr() for x in angles))
         start = native.Start(embedding.data_ptr(), KINDS[embedding.dtype], *given)
