@@ -77,9 +77,9 @@ def _plan_few(batch: Sequence[Scheduled], tables: BlockTables, block_size: int) 
     """The same for a few sequences of one token each, where numpy takes longer to begin than there is to do."""
     listed, firsts = _tokens(batch), [item.first for item in batch]
     longest = max(firsts) + 1
-    held = [item.sequence.block_table for item in batch]
-    slots = [blocks[i // block_size] * block_size + i % block_size for blocks, i in zip(held, firsts, strict=True)]
     rows = tables.rows[[item.sequence.place for item in batch], : -(-longest // block_size)]
+    blocks = [rows.item(row, first // block_size) for row, first in enumerate(firsts)]
+    slots = [block * block_size + first % block_size for block, first in zip(blocks, firsts, strict=True)]
     return PassPlan(
         np.array(listed, dtype=np.int64), np.array(firsts, dtype=np.int64), np.array(slots, dtype=np.int64), rows,
         STARTS[: len(batch) + 1], np.array([first + 1 for first in firsts], dtype=np.int32), None, 1, longest, 0, 0,
