@@ -38,22 +38,45 @@ class Constraint:
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._bits = np.zeros(-(-vocabulary // 32) * 4, dtype=np.uint8)  # llguidance writes words of 32
-        self._place = self._bits.ctypes.data
+        self._place: int = self._bits.ctypes.data
+        self._is_ahead = False
+
+    def allowed(self) -> int:
+        """Where a bit for each token says whether it may come next: uint32 words, the first token the lowest bit.
+
+        They stay until the next call of this, or of `forbidden`.
+        """
+        self._stay()
+        self._matcher.unsafe_compute_mask_ptr(self._place, self._bits.nbytes)
+        self._check()
+        return self._place
 
     def forbidden(self) -> np.ndarray:
         """1 for each token that may not come next, 0 for the others, of which there is one at least: uint8 [V]."""
-        self._matcher.unsafe_compute_mask_ptr(self._place, self._bits.nbytes)
-        self._check()
+        self.allowed()
         return np.unpackbits(~self._bits, count=self._vocabulary, bitorder="little")
 
-    def allows(self, token: int) -> bool:
-        """Whether this token may come next, without looking at the others. It may say no to an end token wrongly."""
-        return bool(self._matcher.validate_tokens([token]) == 1)
+    def takes(self, token: int) -> bool:
+        """Whether this token may come next, without looking at the others. It may say no to an end token wrongly.
+
+        It is taken to be accepted next: to go on with it is most of the work of looking.
+        """
+        self._stay()
+        self._is_ahead = bool(self._matcher.try_consume_tokens([token]) == 1)
+        return self._is_ahead
 
     def accept(self, token: int) -> None:
         """Go on with a token that was allowed."""
-        self._matcher.consume_token(token)
-        self._check()
+        if self._is_ahead:
+            self._is_ahead = False
+        elif not self._matcher.consume_token(token):
+            self._check()
+
+    def _stay(self) -> None:
+        """Take back what was taken and not accepted."""
+        if self._is_ahead:
+            self._is_ahead = False
+            self._matcher.rollback(1)
 
     @property
     def finished(self) -> bool:

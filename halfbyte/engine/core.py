@@ -167,6 +167,10 @@ class Engine:
             and _are_plain(scheduler.waiting[: scheduler.max_seqs])
         )
 
+    def _can_draw(self, sequences: list[Sequence]) -> bool:
+        """Whether the next tokens can be chosen at once, as part of the pass. Edits take what is known only here."""
+        return _are_plain(sequences) if self.overlap else all(sequence.is_plain for sequence in sequences)
+
     @without_gradients
     def _launch(self, before: Flight | None = None) -> Flight | None:
         """before: the pass whose tokens are not known here yet."""
@@ -182,7 +186,7 @@ class Engine:
         chosen = before.outcome.inputs if before and isinstance(before.outcome, Drawn) else None
         with self.network.kernels.threads(sum([item.count for item in batch])):  # once for what asks for it within
             hidden = self.runner.forward(batch, self._adapt(batch), chosen=chosen)
-            if not _are_plain([item.sequence for item in batch]):
+            if not self._can_draw([item.sequence for item in batch]):
                 return Flight(batch, hidden)
             return Flight(batch, Drawn(self.network, batch, hidden, may_wait=not self.overlap))
 
@@ -210,10 +214,13 @@ class Engine:
             token: int | None = tokens[lane]
             if token == UNDECIDED:
                 token = self._decide(drawn, lane, sequence)
-            if token is None or token < 0:
-                events.append(self.requests.fail(sequence.request, not_finite(self.runner, item, self._adapt([item]))))
+            try:
+                if token is None or token < 0 or sequence.row.problem:
+                    raise self._what_is_wrong(item)
+                delta = sequence.answer.accept(token)
+            except HalfbyteError as error:
+                events.append(self.requests.fail(sequence.request, error))
                 continue
-            delta = sequence.answer.accept(token)
             sequence.token_ids.append(token)
             sequence.row.record(token)
             self.stats.generated_tokens += 1
@@ -263,7 +270,7 @@ class Engine:
         sequence.unknown -= 1
         deltas, is_damaged = self._accept(sequence, choice)
         if is_damaged:
-            raise not_finite(self.runner, item, self._adapt([item]))
+            raise self._what_is_wrong(item)
         return self._answered(item, deltas)
 
     def _answered(self, item: Scheduled, deltas: list[Delta]) -> list[Event]:
@@ -284,7 +291,7 @@ class Engine:
         draft, sequence.draft = sequence.draft, []
         deltas: list[Delta] = []
         for place, token in enumerate(choice.tokens):
-            if token is None:
+            if token is None or sequence.row.problem:
                 return deltas, True
             delta = sequence.answer.accept(token)
             sequence.token_ids.append(token)
@@ -296,6 +303,10 @@ class Engine:
             self.stats.accepted_tokens += 1
         self.stats.generated_tokens += len(deltas)
         return deltas, False
+
+    def _what_is_wrong(self, item: Scheduled) -> HalfbyteError:
+        """Why there is no next token."""
+        return item.sequence.row.problem or not_finite(self.runner, item, self._adapt([item]))
 
     def _pooled(self, item: Scheduled, hidden: torch.Tensor) -> list[Event]:
         pooled = pool(item, hidden)

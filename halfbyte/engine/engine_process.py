@@ -7,13 +7,14 @@ however the process died. Writing and reading have threads of their own, so that
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import signal
+import subprocess
 import threading
+import weakref
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from halfbyte.engine import worker
+from halfbyte.engine.child import start_child
 from halfbyte.engine.messages import LastWords, Stop
 
 if TYPE_CHECKING:
@@ -27,11 +28,10 @@ class EngineProcess:
 
     def __init__(self, settings: dict[str, Any], on_message: Callable[[Any], None], on_end: Callable[[], None]) -> None:
         """on_message, on_end: called from a thread."""
-        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=worker.run, args=(theirs, settings), daemon=True)
-        self._process.start()
-        theirs.close()
+        self._process, self._connection = start_child("halfbyte.engine.worker")
+        weakref.finalize(self, self._process.kill)  # at the latest when this program ends
+        with contextlib.suppress(OSError):  # if it has ended already, that will show
+            self._connection.send(settings)
         self._outbox: SimpleQueue[Any] = SimpleQueue()
         self._on_message, self._on_end = on_message, on_end
         self._last_words = ""
@@ -50,15 +50,17 @@ class EngineProcess:
     def stop(self) -> None:
         """End the process, kindly at first. Waits for it."""
         self.send(Stop())
-        self._process.join(PATIENCE)
-        if self._process.is_alive():
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.join()
+            self._process.wait()
 
     def how_it_ended(self) -> str:
         """For a message, once it has."""
-        self._process.join(PATIENCE)
-        code = self._process.exitcode
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(PATIENCE)
+        code = self._process.returncode
         if code is not None and code < 0:
             return f"was ended by {signal.Signals(-code).name}"
         return f"ended with exit code {code}{self._last_words}"

@@ -40,7 +40,7 @@ class Drawn:
         chosen = [item for item in batch if item.is_complete]
         for lane, item in enumerate(chosen):
             item.sequence.lane = lane
-        if len(chosen) < len(hidden):
+        if len(chosen) < hidden.shape[0]:
             ends = np.array([item.count for item in batch]).cumsum() - 1
             (where,) = upload([ends[[item.is_complete for item in batch]]], hidden.device)
             hidden = hidden[where]

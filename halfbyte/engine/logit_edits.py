@@ -3,70 +3,76 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from halfbyte.errors import GenerationError
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container
 
     from halfbyte.engine.sampler_row import SamplerRow
 
 MINUS_INFINITY = np.float32(-math.inf).view(np.int32)  # its bits
 
 
-def edit(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
-    """In place, on float32 logits [B, V]."""
-    restrict(logits, rows)
+Rows = Sequence["SamplerRow | None"]  # None: to be left as it is
+
+
+def edit(logits: torch.Tensor, rows: Rows, bound: Container[int] = ()) -> None:
+    """In place, on float32 logits [B, V]. bound: rows whose constraint is seen to elsewhere."""
+    restrict(logits, [None if i in bound else row for i, row in enumerate(rows)])
     ban(logits, rows)
     add_bias(logits, rows)
     penalize(logits, rows)
 
 
-def restrict(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+def restrict(logits: torch.Tensor, rows: Rows) -> None:
     """Leave a chance only to tokens that a constraint or allowed_token_ids allow.
 
     A ban that would leave none does not count.
     """
-    chosen = [i for i, row in enumerate(rows) if _is_restricted(row)]
-    if logits.device.type == "cpu":
-        chosen = [i for i in chosen if not _needs_nothing(rows[i], logits[i])]
+    chosen = [(i, row) for i, row in enumerate(rows) if row is not None and _is_restricted(row)]
     if not chosen:
         return
-    forbidden = [_forbidden(rows[i], logits.shape[1]) for i in chosen]
+    forbidden = [_forbidden(row, logits.shape[1]) for _, row in chosen]
     if logits.device.type == "cpu":  # added as -inf or 0: numpy takes a sixth of the time that masked_fill_ takes
         values = logits.numpy()
         with np.errstate(invalid="ignore"):  # a row that is damaged anyway
-            for i, marks in zip(chosen, forbidden, strict=True):
+            for (i, _), marks in zip(chosen, forbidden, strict=True):
                 values[i] += np.multiply(marks, MINUS_INFINITY, dtype=np.int32).view(np.float32)
         return
     where = torch.from_numpy(np.stack(forbidden).view(np.bool_)).to(logits.device)
     if len(chosen) == len(rows):
         logits.masked_fill_(where, -math.inf)
     else:
-        logits[chosen] = logits[chosen].masked_fill_(where, -math.inf)
+        places = [i for i, _ in chosen]
+        logits[places] = logits[places].masked_fill_(where, -math.inf)
 
 
-def ban(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+def ban(logits: torch.Tensor, rows: Rows) -> None:
     """Give banned tokens no chance (in restricted rows it is done)."""
-    banned = [(i, list(row.banned)) for i, row in enumerate(rows) if not _is_restricted(row)]
+    banned = [(i, list(row.banned)) for i, row in enumerate(rows) if row is not None and not _is_restricted(row)]
     _scatter(logits, [(i, ids, [-math.inf] * len(ids)) for i, ids in banned if ids])
 
 
-def add_bias(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+def add_bias(logits: torch.Tensor, rows: Rows) -> None:
     """logit_bias."""
-    biased = [(i, row.params.logit_bias) for i, row in enumerate(rows) if row.params.logit_bias]
-    _scatter(logits, [(i, list(bias), list(bias.values())) for i, bias in biased])
+    biased = [(i, row.params.logit_bias) for i, row in enumerate(rows) if row is not None and row.params.logit_bias]
+    _scatter(logits, [(i, list(bias), list(bias.values())) for i, bias in biased if bias])
 
 
-def penalize(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+def penalize(logits: torch.Tensor, rows: Rows) -> None:
     """Penalties for tokens that were there before.
 
     Repetition (CTRL, arXiv:1909.05858): positive logits are divided by it, negative ones multiplied. Then frequency
     times the number of times that the answer has the token, and presence if it has it, are taken away.
     """
-    counted = [(i, *found) for i, row in enumerate(rows) if (found := row.counted) is not None]
+    there = [(i, row, row.counted) for i, row in enumerate(rows) if row is not None]
+    counted = [(i, *found) for i, _, found in there if found is not None]
     if not counted:
         return
     where = _places([(i, len(ids)) for i, ids, _ in counted]), np.concatenate([ids for _, ids, _ in counted])
@@ -74,7 +80,7 @@ def penalize(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
     parameters = np.array(
         [
             (p.repetition_penalty, p.frequency_penalty, p.presence_penalty)
-            for p in (rows[i].params for i, *_ in counted)
+            for p in (row.params for _, row, found in there if found is not None)
         ],
         dtype=np.float32,
     ).repeat([len(ids) for _, ids, _ in counted], axis=0)
@@ -90,19 +96,9 @@ def _is_restricted(row: SamplerRow) -> bool:
     return row.constraint is not None or row.params.allowed_token_ids is not None
 
 
-def _needs_nothing(row: SamplerRow, logits: torch.Tensor) -> bool:
-    """Whether the row's token is the likeliest of all, and allowed: what else is allowed does not matter then.
-
-    Within the strings of a JSON schema, where finding all that is allowed takes longest, it nearly always is so.
-    """
-    if not (row.greedy and row.is_only_constrained and row.constraint):
-        return False
-    return row.constraint.allows(int(logits.numpy().argmax()))
-
-
 def _forbidden(row: SamplerRow, vocabulary: int) -> np.ndarray:
     """1 for each token that may not come next, 0 for the others, of which there is one at least: uint8 [V]."""
-    forbidden = np.zeros(vocabulary, dtype=np.uint8) if row.constraint is None else row.constraint.forbidden()
+    forbidden = _forbidden_by_constraint(row, vocabulary)
     banned = row.banned
     if row.params.allowed_token_ids is None and not banned:
         return forbidden
@@ -117,6 +113,15 @@ def _forbidden(row: SamplerRow, vocabulary: int) -> np.ndarray:
         allowed = others if others.any() else allowed
     closed: np.ndarray = np.logical_not(allowed).view(np.uint8)
     return closed
+
+
+def _forbidden_by_constraint(row: SamplerRow, vocabulary: int) -> np.ndarray:
+    if row.constraint is not None:
+        try:
+            return row.constraint.forbidden()
+        except GenerationError as error:  # the end of this answer, and of no other
+            row.problem = error
+    return np.zeros(vocabulary, dtype=np.uint8)
 
 
 def _scatter(logits: torch.Tensor, edits: list[tuple[int, list[int], list[float]]]) -> None:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from halfbyte.engine.scheduler import Scheduled
 
 
+FEW = 32  # sequences
+STARTS = np.arange(FEW + 1, dtype=np.int32)
+
+
 @dataclass(slots=True)
 class PassPlan:
     """What a process needs to know to take its share of a pass, pickled to those that hold another share.
@@ -30,12 +34,12 @@ class PassPlan:
     lengths: np.ndarray | None  # int64 [T], where rotary scaling asks for them
     max_query: int
     max_context: int
-    singles: int
-    singles_context: int
-    fresh: int
-    fresh_start: int
-    fresh_longest: int
     is_known: bool  # whether all tokens are
+    singles: int = 0
+    singles_context: int = 0
+    fresh: int = 0
+    fresh_start: int = 0
+    fresh_longest: int = 0
 
     def arrays(self) -> list[np.ndarray]:
         """All that goes to the device, in the order of the fields."""
@@ -45,6 +49,8 @@ class PassPlan:
 
 def plan_pass(batch: Sequence[Scheduled], tables: BlockTables, block_size: int, *, needs_lengths: bool) -> PassPlan:
     """The tokens that the scheduler chose, one sequence behind the other."""
+    if len(batch) <= FEW and not needs_lengths and all([item.count == 1 for item in batch]):  # noqa: C419  in every step
+        return _plan_few(batch, tables, block_size)
     listed = _tokens(batch)
     tokens = np.array(listed, dtype=np.int64)
     counts = np.array([item.count for item in batch], dtype=np.int64)
@@ -68,8 +74,22 @@ def plan_pass(batch: Sequence[Scheduled], tables: BlockTables, block_size: int, 
     contexts = contexts.astype(np.int32)
     is_known = min(listed) >= 0
     return PassPlan(
-        tokens, positions, slots, rows, starts, contexts, lengths, widest, longest, singles, singles_context,
-        fresh, fresh_start, fresh_longest, is_known,
+        tokens, positions, slots, rows, starts, contexts, lengths, widest, longest, is_known,
+        singles, singles_context, fresh, fresh_start, fresh_longest,
+    )  # fmt: skip
+
+
+def _plan_few(batch: Sequence[Scheduled], tables: BlockTables, block_size: int) -> PassPlan:
+    """The same for a few sequences of one token each, where numpy takes longer to begin than there is to do."""
+    listed, firsts = _tokens(batch), [item.first for item in batch]
+    longest = max(firsts) + 1
+    rows = tables.rows[[item.sequence.place for item in batch], : -(-longest // block_size)]
+    blocks = [rows.item(row, first // block_size) for row, first in enumerate(firsts)]
+    slots = [block * block_size + first % block_size for block, first in zip(blocks, firsts, strict=True)]
+    return PassPlan(
+        np.array(listed, dtype=np.int64), np.array(firsts, dtype=np.int64), np.array(slots, dtype=np.int64), rows,
+        STARTS[: len(batch) + 1], np.array([first + 1 for first in firsts], dtype=np.int32), None, 1, longest,
+        min(listed) >= 0,
     )  # fmt: skip
 
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pickle
 import signal
 import subprocess
-import sys
 import threading
 import time
 import weakref
-from multiprocessing import Pipe
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from halfbyte.engine.child import start_child
 from halfbyte.engine.rank_messages import Begin, DropAdapter, Failed, Head, Load, LoadAdapter, Loaded, Run
 from halfbyte.errors import ConfigError, EngineStoppedError
 from halfbyte.models.collective import Group
@@ -78,7 +76,7 @@ class Ranks:
             threads = max(1, threads // ranks)
             torch.set_num_threads(threads)
         for rank in range(1, ranks):
-            process, pipe = _start()
+            process, pipe = start_child("halfbyte.engine.rank_process")
             self._processes.append(process)
             self._pipes.append(pipe)
             pipe.send(Load(model, rank, ranks, compute, device.type, context, options, threads))
@@ -229,19 +227,6 @@ def start_ranks(
     found = Ranks(model, ranks, compute, pick_device(device, compute), context, options)
     log.info("%s is dealt out to %d processes; %s", checkpoint.source.spec, ranks, describe(shares))
     return found
-
-
-def _start() -> tuple[subprocess.Popen[bytes], Connection]:
-    """A process, and a pipe to it. Not by multiprocessing: a program that lacks `if __name__ == "__main__"` would be
-    run again, and an engine's process, which is a daemon, may have no children of that kind.
-    """
-    ours, theirs = Pipe()
-    command = [sys.executable, "-m", "halfbyte.engine.rank_process", str(theirs.fileno())]
-    places = os.pathsep.join(place or os.getcwd() for place in sys.path)  # it is to find the halfbyte that we are
-    environment = {**os.environ, "PYTHONPATH": places}
-    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment)
-    theirs.close()
-    return process, ours
 
 
 def _watch(ranks: weakref.ref[Ranks], process: subprocess.Popen[bytes]) -> None:

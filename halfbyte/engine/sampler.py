@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from halfbyte.engine.host_sampler import can_sample, sample_here
 from halfbyte.engine.logit_edits import edit
 from halfbyte.engine.random_numbers import exponential, keys, uniform
 from halfbyte.engine.transfer import upload
@@ -63,28 +64,47 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> list[int | None]
     In vLLM's order: allowed and banned tokens, constraints, logit_bias, penalties, temperature, min_p, top_k, top_p,
     and then typical_p.
     """
-    finite = _finite(logits)
-    if any(row.edits for row in rows):
-        edit(logits, rows)
-    tokens = _draw(logits, rows, [row.step for row in rows], may_wait=True)
-    return [None if token < 0 else token for token in tokens.where(finite, DAMAGED).tolist()]
+    steps = [row.step for row in rows]
+    return [None if token < 0 else token for token in _chosen(logits, rows, steps, may_wait=True).tolist()]
 
 
 @without_gradients
 def draw(
     logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int], *, may_wait: bool = False
 ) -> torch.Tensor:
-    """Tokens [B] on the device, DAMAGED or UNDECIDED among them, for rows that edit nothing and are at these steps.
+    """Tokens [B] on the device, DAMAGED or UNDECIDED among them, for rows that are at these steps; logits as above.
 
     may_wait: none is to be UNDECIDED.
     """
-    if logits.device.type != "cpu":
-        return _draw(logits, rows, steps, may_wait=may_wait).where(_finite(logits), DAMAGED)
-    best = likeliest(logits)
-    if all(row.greedy for row in rows):
-        return best
-    tokens, finite = _draw(logits, rows, steps, may_wait=may_wait), best >= 0
-    return tokens if bool(finite.numpy().all()) else tokens.where(finite, DAMAGED)
+    return _chosen(logits, rows, steps, may_wait=may_wait)
+
+
+def _chosen(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int], *, may_wait: bool) -> torch.Tensor:
+    edits = any(row.edits for row in rows)
+    if logits.device.type == "cpu":
+        if not edits and all(row.greedy for row in rows):
+            return likeliest(logits)
+        here = [i for i, row in enumerate(rows) if can_sample(row)]
+        if len(here) == len(rows):
+            return torch.tensor(sample_here(logits, rows, steps))
+        if here:
+            return _chosen_apart(logits, rows, steps, here, may_wait=may_wait)
+    finite = _finite(logits)
+    if edits:
+        edit(logits, rows)
+    return _draw(logits, rows, steps, may_wait=may_wait).where(finite, DAMAGED)
+
+
+def _chosen_apart(
+    logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int], here: list[int], *, may_wait: bool
+) -> torch.Tensor:
+    """Some rows in C, the others not: how a row is drawn must not depend on its company."""
+    others = [i for i in range(len(rows)) if i not in set(here)]
+    tokens = torch.empty(len(rows), dtype=torch.int64)
+    for places in (here, others):
+        own, their_steps = [rows[i] for i in places], [steps[i] for i in places]
+        tokens[places] = _chosen(logits[places], own, their_steps, may_wait=may_wait)
+    return tokens
 
 
 def may_be_undecided(rows: Sequence[SamplerRow]) -> bool:

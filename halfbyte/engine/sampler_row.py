@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from halfbyte.engine.constraint import Constraint
     from halfbyte.engine.sampler import Draw
     from halfbyte.engine.sampling_params import SamplingParams
+    from halfbyte.errors import HalfbyteError
 
 WordTokens = tuple[tuple[int, ...], ...]
 
@@ -39,6 +40,7 @@ class SamplerRow:
         # what sampler.Columns holds, gathered once
         self.numbers = (params.temperature, params.top_p, params.top_k, params.min_p, params.typical_p)
         self.way: Draw | None = None  # the sampler's, once it has looked
+        self.problem: HalfbyteError | None = None  # why there is no next token, if it is not the network's fault
         self._ends = tuple(ends)
         self._bad_words = bad_words
         self._counts_tokens = bool(
@@ -69,6 +71,13 @@ class SamplerRow:
     def is_only_constrained(self) -> bool:
         """Whether nothing but a constraint and the network decides on the next token."""
         return self._is_only_constrained and not self._is_early
+
+    @property
+    def constraint_by_bits(self) -> Constraint | None:
+        """The constraint, if nothing but it and the network's logits say which tokens may come next."""
+        if self._bad_words or self.params.allowed_token_ids is not None or self._is_early:
+            return None
+        return self.constraint
 
     @property
     def counted(self) -> tuple[np.ndarray, np.ndarray] | None:

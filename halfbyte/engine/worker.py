@@ -1,12 +1,14 @@
-"""The engine's own process: a loop of messages and steps."""
+"""The engine's own process, `python -m halfbyte.engine.worker FD`: a loop of messages and steps."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import sys
 import threading
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,17 +34,19 @@ class Pipe(Protocol):
         """Whether there is something."""
 
 
-def run(connection: Pipe, settings: dict[str, Any]) -> None:
-    """Load an LLM with these settings and serve it until Stop, or until nobody is at the other end.
-
-    Two settings are for the process: `threads` that it computes with, and `gpu`, the number of the one that it has.
-    """
+def run(descriptor: int) -> None:
+    """Serve whoever is at the other end of the pipe; the first thing that it sends are the settings."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; it is the parent who decides
-    serve(connection, settings)
+    connection: Connection = Connection(descriptor)
+    with contextlib.suppress(EOFError, ConnectionError):  # there is nobody left to serve
+        serve(connection, connection.recv())
 
 
 def serve(connection: Pipe, settings: dict[str, Any]) -> None:
-    """The same in any thread."""
+    """Load an LLM with these settings and serve it until Stop, or until nobody is at the other end. In any thread.
+
+    Two settings are for the process: `threads` that it computes with, and `gpu`, the number of the one that it has.
+    """
     settings = dict(settings)
     if (threads := settings.pop("threads", None)) is not None:
         torch.set_num_threads(threads)
@@ -128,3 +132,7 @@ def _write(connection: Pipe, outbox: SimpleQueue[Any]) -> None:
 def _portable(result: Any) -> Any:
     """torch would send a tensor as a handle to shared memory, which must outlive its process."""
     return result.numpy() if isinstance(result, torch.Tensor) else result
+
+
+if __name__ == "__main__":
+    run(int(sys.argv[1]))

@@ -106,9 +106,10 @@ class PassShape:
     eps: float
     qk_norms: Sequence[tuple[torch.Tensor, torch.Tensor] | None]  # of each layer: weights [d] of q's and k's norms
     begin: Begin  # what lies before the first span
-    # what `begin` is made of: the input embedding [V, D]; cos and sin [T, 1, d] of positions [T] where these say all
+    # The same in parts, for kernels that look tokens up by themselves: the embedding [V, D], and a function that gives
+    # cos and signed sin of the first so many positions, or more, each [positions, 1, d]; None: they cannot be listed.
     embedding: torch.Tensor | None = None
-    rope: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
+    angles: Callable[[int], tuple[torch.Tensor, torch.Tensor] | None] = lambda _: None
 
 
 # Adds what adapters do to y [T, N], the output of the linear `name` ("qkv", "o", "gate_up" or "down") for x [T, K]

@@ -21,6 +21,7 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
         with np.errstate(invalid="ignore", over="ignore"):
             finite = np.isfinite(values).all(-1)
         return torch.from_numpy(np.where(finite, values.argmax(-1), NOT_FINITE))
-    places = torch.empty(len(logits), dtype=torch.int64)
-    library("hb_likeliest", logits.data_ptr(), *logits.shape, places.data_ptr())
+    rows, width = logits.shape
+    places = torch.empty(rows, dtype=torch.int64)
+    library("hb_likeliest", logits.data_ptr(), rows, width, places.data_ptr())
     return places

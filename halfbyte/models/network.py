@@ -124,10 +124,9 @@ class Network:
     def _shape(self) -> PassShape:
         c = self.config
         first = partial(begin, self.embedding, self.rope)
-        rope = None if self.rope.needs_lengths else self.rope
-        return PassShape(
-            c.num_heads, c.num_kv_heads, c.head_dim, c.rms_norm_eps, self.qk_norms, first, self.embedding, rope
-        )
+        shape = PassShape(c.num_heads, c.num_kv_heads, c.head_dim, c.rms_norm_eps, self.qk_norms, first)
+        shape.embedding, shape.angles = self.embedding, self.rope.listed
+        return shape
 
     @without_gradients
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

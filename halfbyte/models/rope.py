@@ -25,11 +25,6 @@ class Rope:
         self.scale = attention_scale(self.rope, self.max_position)
         self._table: tuple[torch.Tensor, torch.Tensor] | None = None  # of the first positions, on the CPU
 
-    @property
-    def needs_lengths(self) -> bool:
-        """Whether a position alone does not say how far to turn."""
-        return self.rope.rope_type == "dynamic"
-
     def __call__(
         self, positions: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,26 +33,30 @@ class Rope:
         lengths [T] is the length, counting this pass, of the sequence that each token belongs to; only dynamic scaling
         asks for it. Without it the tokens are taken to be of one sequence, or of several that are equally long.
         """
-        if positions.device.type == "cpu" and not self.needs_lengths:
+        if positions.device.type == "cpu":
             found = self._looked_up(positions)
             if found is not None:
                 return found
         return self._computed(positions, lengths)
 
+    def listed(self, positions: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """cos and signed sin of so many positions from 0 on, or of more, on the CPU; None if there are none to keep."""
+        if positions > KEPT_POSITIONS or self.rope.rope_type == "dynamic":
+            return None
+        if self._table is None or positions > len(self._table[0]):
+            size = min(KEPT_POSITIONS, max(1024, 2 * positions))
+            with torch.inference_mode(False):  # what is made in inference mode cannot be used in training
+                self._table = self._computed(torch.arange(size), None)
+        return self._table
+
     def _looked_up(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         """From a table that grows with the positions asked for; None if one of them is beyond what is kept."""
         last = max(positions.tolist(), default=0) if len(positions) <= 64 else int(positions.max())
-        if last >= KEPT_POSITIONS:
-            return None
-        if self._table is None or last >= len(self._table[0]):
-            size = min(KEPT_POSITIONS, max(1024, 2 * last))
-            with torch.inference_mode(False):  # what is made in inference mode cannot be used in training
-                self._table = self._computed(torch.arange(size), None)
-        cos, sin = self._table
-        return cos.index_select(0, positions), sin.index_select(0, positions)
+        table = self.listed(last + 1)
+        return None if table is None else (table[0].index_select(0, positions), table[1].index_select(0, positions))
 
     def _computed(self, positions: torch.Tensor, lengths: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.needs_lengths:
+        if self.rope.rope_type == "dynamic":
             inv_freq = self._dynamic(positions.max() + 1 if lengths is None else lengths)
         else:
             inv_freq = self.inv_freq = self.inv_freq.to(positions.device)  # moved once

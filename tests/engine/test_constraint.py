@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pydantic
 import pytest
 import torch
 from tiny_repository import write_repository
 
+from halfbyte.engine.constraint import Constraint
 from halfbyte.engine.llm import LLM
 from halfbyte.engine.sampler import sample
 from halfbyte.engine.sampler_row import SamplerRow
 from halfbyte.engine.sampling_params import SamplingParams
-from halfbyte.errors import PromptError, RequestError
+from halfbyte.errors import GenerationError, PromptError, RequestError
 from halfbyte.prompts.functions import FunctionPrompt
 
 
@@ -104,7 +106,7 @@ def test_free_rows_beside_a_constrained_one_are_untouched():
         def forbidden(self):
             return (torch.arange(8) != 3).byte().numpy()
 
-        def allows(self, token):
+        def takes(self, token):
             return token == 3
 
     params = SamplingParams(temperature=0, min_tokens=1)
@@ -119,11 +121,13 @@ def test_a_greedy_row_looks_at_all_that_is_allowed_only_where_the_likeliest_is_n
     looked = []
 
     class Odd:
-        def forbidden(self):
-            looked.append(True)
-            return (torch.arange(8) % 2 == 0).byte().numpy()
+        bits = np.array([0b10101010], dtype=np.uint32)
 
-        def allows(self, token):
+        def allowed(self):
+            looked.append(True)
+            return self.bits.ctypes.data
+
+        def takes(self, token):
             return token % 2 == 1
 
     logits = torch.zeros(1, 8)
@@ -131,6 +135,46 @@ def test_a_greedy_row_looks_at_all_that_is_allowed_only_where_the_likeliest_is_n
     expected = 3 if likeliest == 3 else 5
     assert sample(logits, [SamplerRow(SamplingParams(temperature=0), 0, [], constraint=Odd())]) == [expected]
     assert bool(looked) == (likeliest == 4)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_constrained_row_draws_from_what_is_allowed(top_p):
+    """Whether or not it is first drawn from as if it were free: within 4 standard deviations of each share."""
+
+    class Odd:
+        bits = np.array([0b10101010], dtype=np.uint32)
+
+        def allowed(self):
+            return self.bits.ctypes.data
+
+        def takes(self, token):
+            return token % 2 == 1
+
+    count, logits = 6000, torch.tensor([2.0, 1.5, 0.0, 1.0, 1.0, 0.5, -1.0, -2.0])
+    params = SamplingParams(top_p=top_p)
+    rows = [SamplerRow(params, seed, [], constraint=Odd()) for seed in range(count)]
+    tokens = sample(logits.expand(count, -1).clone(), rows)
+    shares = torch.bincount(torch.tensor(tokens), minlength=8) / count
+    expected = logits.where(torch.arange(8) % 2 == 1, -torch.inf).softmax(-1)
+    if top_p < 1:  # the last of the four is beyond it
+        expected = expected.where(torch.arange(8) != 7, 0)
+        expected /= expected.sum()
+    assert ((shares - expected).abs() <= 4 * (expected * (1 - expected) / count).sqrt()).all()
+
+
+def test_a_constraint_that_fails_ends_its_own_request_alone(llm, monkeypatch):
+    broken = GenerationError("the constraint cannot be followed: too much")
+
+    def fail(self):
+        raise broken
+
+    monkeypatch.setattr(Constraint, "allowed", fail)
+    params = SamplingParams(temperature=0, max_tokens=6)
+    free = llm.generate("a", params)[0].outputs[0].token_ids
+    for bound in ({"choice": ["zzz"]}, {"choice": ["zzz"], "bad_words": ["b"]}, {"choice": ["zzz"], "logprobs": 1}):
+        outputs = llm.generate(["a", "a"], [SamplingParams(temperature=0.5, top_p=0.9, **bound), params])
+        assert outputs[0].error is broken
+        assert outputs[1].outputs[0].token_ids == free
 
 
 @pytest.mark.parametrize(
@@ -228,7 +272,7 @@ def test_valid_calls_are_allowed(llm, function, params, many):
         constraint = llm.engine.constraints.start(SamplingParams(grammar=grammar))
         for token in llm.get_tokenizer().encode(text):
             assert not constraint.forbidden()[token], text
-            assert constraint.allows(token), text
+            assert constraint.takes(token), text
             constraint.accept(token)
         assert not constraint.forbidden()[256]
 
@@ -241,7 +285,7 @@ def test_none_can_be_forbidden(llm):
         matcher = llm.engine.constraints.start(SamplingParams(grammar=prompt.grammar().lark()))
         seen = []
         for token in llm.get_tokenizer().encode(text):
-            seen.append(matcher.allows(token))
+            seen.append(matcher.takes(token))
             assert seen[-1] != matcher.forbidden()[token]
             if not seen[-1]:
                 break

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from halfbyte.engine import sampler
@@ -56,6 +56,15 @@ def distribution(logits: torch.Tensor, params: SamplingParams) -> np.ndarray:
     return np.bincount(tokens.numpy(), minlength=logits.shape[0]) / GRID
 
 
+@pytest.fixture(params=["C", "torch"])
+def way(request):
+    """On a CPU our own C samples; the other way is a GPU's."""
+    before = sampler.can_sample
+    sampler.can_sample = before if request.param == "C" else lambda rows: False
+    yield
+    sampler.can_sample = before
+
+
 parameters = st.builds(
     SamplingParams,
     temperature=st.floats(0.1, 3),
@@ -86,6 +95,7 @@ def test_top_p_is_exact_where_the_first_candidates_are_not_enough(monkeypatch, n
     assert set(np.flatnonzero(ours)) <= set(np.flatnonzero(expected))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     "params",
     [
@@ -136,7 +146,8 @@ def test_a_race_changes_only_where_two_are_close():
     logits = torch.randn(3000, 400, generator=generator) * 2
     rows = [SamplerRow(SamplingParams(temperature=0.8, top_p=0.95), seed, []) for seed in range(len(logits))]
     moved = logits + torch.randn(logits.shape, generator=generator) * 1e-3
-    same = sum(a == b for a, b in zip(sample(logits.clone(), rows), sample(moved, rows), strict=True))
+    with patch.object(sampler, "can_sample", lambda row: False):  # as on a GPU
+        same = sum(a == b for a, b in zip(sample(logits.clone(), rows), sample(moved, rows), strict=True))
     assert same > 0.995 * len(logits)
 
 
@@ -145,7 +156,8 @@ def test_of_equally_likely_ones_all_are_kept(params):
     """For the order in which they come is not the row's alone."""
     logits = torch.tensor([[0.0, 3.0, -2.0, 3.0, 3.0, 1.0]])
     rows = [SamplerRow(params, seed, []) for seed in range(300)]
-    counts = np.bincount(sample(logits.repeat(300, 1), rows), minlength=6)
+    with patch.object(sampler, "can_sample", lambda row: False):  # as on a GPU
+        counts = np.bincount(sample(logits.repeat(300, 1), rows), minlength=6)
     assert counts[[0, 2, 5]].sum() == 0
     assert counts[[1, 3, 4]].min() > 60
 
@@ -165,7 +177,8 @@ mixed = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@pytest.mark.usefixtures("way")
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mixed, st.integers(0, 1000))
 def test_a_row_draws_the_same_alone_and_in_any_batch(params, logits_seed):
     steps, vocabulary = 3, 700
@@ -253,3 +266,12 @@ def test_kept_tokens_are_transformers(ours, theirs):
 def test_banned_tokens_are_not_drawn():
     row = SamplerRow(SamplingParams(temperature=0, min_tokens=1), 0, [], ends=(2, 0))
     assert sample(torch.tensor([[5.0, 1.0, 9.0, 3.0]]), [row]) == [3]
+
+
+def test_a_rows_draw_does_not_depend_on_the_ways_of_others():
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(40, 300, generator=generator) * 3
+    params = SamplingParams(temperature=0.9, top_p=0.9), SamplingParams(temperature=0.9, typical_p=0.8)
+    rows = [SamplerRow(params[i % 3 == 0], i, []) for i in range(len(logits))]
+    alone = [sample(logits[i : i + 1].clone(), rows[i : i + 1])[0] for i in range(len(rows))]
+    assert sample(logits.clone(), rows) == alone

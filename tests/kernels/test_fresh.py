@@ -95,15 +95,18 @@ def test_they_are_attended_as_by_pages(counts, pasts, singles, heads, kv_heads, 
 def test_a_pass_begins_as_torch_begins_it():
     embedding = torch.randn(100, 1100, device=DEVICE).half()
 
-    def turned(positions, lengths=None):
-        angle = positions[:, None, None].float() * (10000.0 ** (-torch.arange(48, device=DEVICE) / 48))
+    def turned(positions):
+        angle = positions[:, None, None].float().cpu() * (10000.0 ** (-torch.arange(48) / 48))
         return torch.cat([angle.cos()] * 2, -1), torch.cat((-angle.sin(), angle.sin()), -1)
 
+    def angles(limit):
+        return turned(torch.arange(limit))
+
     def begin(tokens, positions, lengths):
-        return embedding.index_select(0, tokens).float(), *turned(positions)
+        return embedding.index_select(0, tokens).float(), *(x.to(DEVICE) for x in turned(positions))
 
     tokens, positions = torch.tensor([[5, 99, 0], [0, 700, 1023]], device=DEVICE)
-    beginning = Beginning(PassShape(1, 1, 96, 1e-5, [None], begin, embedding, turned), torch.device(DEVICE))
+    beginning = Beginning(PassShape(1, 1, 96, 1e-5, [None], begin, embedding, angles), torch.device(DEVICE))
     for limit in (1024, 256, 2048):
         found = beginning(tokens % 100, positions % limit, None, limit)
         assert all(torch.equal(a, b) for a, b in zip(found, begin(tokens, positions % limit, None), strict=True))
@@ -111,6 +114,6 @@ def test_a_pass_begins_as_torch_begins_it():
 
 def test_where_lengths_turn_heads_a_pass_begins_with_them():
     seen = []
-    shape = PassShape(1, 1, 96, 1e-5, [None], lambda *given: seen.append(given) or (1, 2, 3), torch.zeros(4, 4), None)
+    shape = PassShape(1, 1, 96, 1e-5, [None], lambda *given: seen.append(given) or (1, 2, 3), torch.zeros(4, 4))
     assert Beginning(shape, torch.device(DEVICE))("tokens", "positions", "lengths", 256) == (1, 2, 3)
     assert seen == [("tokens", "positions", "lengths")]

@@ -71,6 +71,16 @@ class LayerCache(Structure):
     _fields_ = (("keys", c_void_p), ("values", c_void_p), ("window", c_int64))
 
 
+class Start(Structure):
+    """pass.h."""
+
+    _fields_ = (
+        ("embedding", c_void_p),
+        ("kind", c_int64),
+        *((name, c_void_p) for name in ("tokens", "positions", "cosine", "sine")),
+    )
+
+
 class HeadNorms(Structure):
     """pass.h."""
 
@@ -93,11 +103,12 @@ ARGUMENTS: dict[str, list[Any]] = {
     "hb_pack_int4": [POINTER(Int4Linear), c_void_p, c_void_p, c_void_p],
     "hb_pack_int8": [POINTER(Int8Linear), c_void_p, c_int64, c_int64],
     "hb_likeliest": [c_void_p, c_int64, c_int64, c_void_p],
+    "hb_draw": [c_void_p, c_int64, c_int64],
     "hb_linear": [POINTER(Int4Linear), c_void_p, c_int64, c_void_p],
     "hb_head": [POINTER(Int8Linear), c_void_p, c_int64, c_void_p],
     "hb_span": [POINTER(Span), c_void_p, c_void_p, c_int64, c_void_p],
     "hb_attention": [POINTER(Paged), POINTER(LayerCache), c_void_p, c_void_p, c_void_p, c_void_p],
-    "hb_pass": [POINTER(Network), POINTER(Paged), POINTER(LayerCache), c_void_p, c_void_p, c_void_p, c_void_p],
+    "hb_pass": [POINTER(Network), POINTER(Paged), POINTER(LayerCache), POINTER(Start), *[c_void_p] * 4],
 }
 NO_RESULT = {"hb_threads", "hb_pack_int4", "hb_pack_int8", "hb_likeliest"}
 

@@ -20,7 +20,8 @@ from halfbyte.kernels.cpu.packed import BLOCK, PackedInt4, PackedInt8, fits
 from halfbyte.kernels.cpu.paged import layer_cache, paged_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from halfbyte.kernels.cpu.library import Library
     from halfbyte.kernels.cpu.onnx_kernels import OnnxKernels
@@ -35,6 +36,18 @@ if TYPE_CHECKING:
     )
 
 ROWS_FOR_ONE_THREAD = 16
+ANY_THREADS = contextlib.nullcontext()
+
+
+class OneThread:
+    """torch works with one thread within. A class, for a generator takes longer and there are three of these a step."""
+
+    def __enter__(self) -> None:
+        self._before = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._before)
 
 
 class NativeKernels:
@@ -110,18 +123,11 @@ class NativeKernels:
         packed = PackedInt8(self.library, weight)
         return packed.multiply
 
-    @contextlib.contextmanager
-    def threads(self, rows: int) -> Iterator[None]:
+    def threads(self, rows: int) -> AbstractContextManager[None]:
         """At a few rows torch works alone: its threads and ours would fight for the cores."""
-        before = torch.get_num_threads()
-        if before == 1 or rows > ROWS_FOR_ONE_THREAD:
-            yield
-            return
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        if rows > ROWS_FOR_ONE_THREAD or torch.get_num_threads() == 1:
+            return ANY_THREADS
+        return OneThread()
 
     def _onnx(self) -> OnnxKernels:
         from halfbyte.kernels.cpu.onnx_kernels import OnnxKernels  # noqa: PLC0415  it takes 0.2 s to import

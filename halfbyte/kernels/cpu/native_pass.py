@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from halfbyte.kernels.interface import PagedCaches, PassShape
 
 
+KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # pass.h's Start
+
+
 class NativePass:
     """See interface.PassKernel."""
 
@@ -54,13 +57,26 @@ class NativePass:
         cos, sin = cos.contiguous(), sin.contiguous()
         paged, _held = paged_arguments(past.batch, self.shape.heads, keys, past.scale)
         tensors = (x.data_ptr() for x in (cos, sin, residual, hidden))
-        self.library("hb_pass", byref(self.native), byref(paged), self._caches(past), *tensors)
+        self.library("hb_pass", byref(self.native), byref(paged), self._caches(past), None, *tensors)
         return hidden
 
     def decode(
         self, tokens: torch.Tensor, positions: torch.Tensor, lengths: torch.Tensor | None, past: PagedCaches
-    ) -> None:
-        """There is nothing to gain."""
+    ) -> torch.Tensor | None:
+        """See interface.PassKernel. At one row, looking up takes torch longer than it takes C to compute a layer."""
+        keys, embedding = past.caches[0][0], self.shape.embedding
+        angles = None if lengths is not None else self.shape.angles(past.batch.max_context)
+        if keys.dtype != torch.float16 or embedding is None or angles is None:
+            return None
+        if embedding.dtype not in KINDS or not embedding.is_contiguous():
+            return None
+        hidden = torch.empty(2, tokens.shape[0], embedding.shape[1])  # the residual, and what is behind the final norm
+        paged, _held = paged_arguments(past.batch, self.shape.heads, keys, past.scale)
+        given = (tokens.data_ptr(), positions.data_ptr(), *(x.data_ptr() for x in angles))
+        start = native.Start(embedding.data_ptr(), KINDS[embedding.dtype], *given)
+        places = hidden.data_ptr(), hidden.data_ptr() + hidden.nbytes // 2
+        self.library("hb_pass", byref(self.native), byref(paged), self._caches(past), byref(start), None, None, *places)
+        return hidden[1]
 
     def _caches(self, past: PagedCaches) -> ctypes.Array[native.LayerCache]:
         """Of all layers; those of the last call again, if it was for the same list."""

@@ -72,8 +72,9 @@ class PackedInt8:
 def multiply(library: Library, function: str, weight: Int4Linear | Int8Linear, x: torch.Tensor) -> torch.Tensor:
     """[T, K] -> float32 [T, N]."""
     x = x.float().contiguous()
-    y = torch.empty(len(x), weight.outputs)
-    library(function, byref(weight), x.data_ptr(), len(x), y.data_ptr())
+    rows = x.shape[0]  # len(x) takes torch ten times as long
+    y = torch.empty(rows, weight.outputs)
+    library(function, byref(weight), x.data_ptr(), rows, y.data_ptr())
     return y
 
 

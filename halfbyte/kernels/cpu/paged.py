@@ -12,17 +12,18 @@ if TYPE_CHECKING:
     from halfbyte.kernels.interface import PagedBatch
 
 
+KINDS = (torch.int32, torch.int32, torch.int32, torch.int64)
+
+
 def paged_arguments(
     batch: PagedBatch, heads: int, k_cache: torch.Tensor, scale: float
 ) -> tuple[Paged, list[torch.Tensor]]:
     """And the tensors that it points into, to be held until the call is over."""
     _, kv_heads, size, d = k_cache.shape
-    held = [
-        batch.query_start.to(torch.int32).contiguous(),
-        batch.context_lens.to(torch.int32).contiguous(),
-        batch.block_tables.to(torch.int32).contiguous(),
-        batch.slot_mapping.to(torch.int64).contiguous(),
-    ]
+    held = [batch.query_start, batch.context_lens, batch.block_tables, batch.slot_mapping]
+    for i, kind in enumerate(KINDS):
+        if held[i].dtype is not kind or not held[i].is_contiguous():
+            held[i] = held[i].to(kind).contiguous()
     sequences, width = batch.block_tables.shape
     return Paged(sequences, heads, kv_heads, d, size, width, *(x.data_ptr() for x in held), scale), held
 

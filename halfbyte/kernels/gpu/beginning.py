@@ -23,10 +23,15 @@ class Beginning:
         self, tokens: torch.Tensor, positions: torch.Tensor, lengths: torch.Tensor | None, limit: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """limit: no position is as large; the first call with a limit must not be one that is recorded."""
-        embedding, rope = self.shape.embedding, self.shape.rope
-        if embedding is None or rope is None or not embedding.is_contiguous():
+        embedding = self.shape.embedding
+        if embedding is None or not embedding.is_contiguous() or not self._has(limit):
             return self.shape.begin(tokens, positions, lengths)
-        if self.table is None or limit > len(self.table[0]):
-            cos, sin = rope(torch.arange(limit, device=self.device))
-            self.table = cos.contiguous(), sin.contiguous()
+        assert self.table is not None
         return begin_rows(tokens, positions, embedding, *self.table)
+
+    def _has(self, limit: int) -> bool:
+        """Whether there is a table for positions below the limit."""
+        if self.table is None or limit > len(self.table[0]):
+            found = self.shape.angles(limit)
+            self.table = found and tuple(x.to(self.device).contiguous() for x in found)  # type: ignore[assignment]
+        return self.table is not None

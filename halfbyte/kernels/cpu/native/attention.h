@@ -121,6 +121,7 @@ INLINE void fetch(const uint16_t *sixteen_rows, int64_t d) {  // blocks lie anyw
 
 // sums[r] [d] = sum over the chunk's keys from..to-1 of weights[r][key] * value, 32 coordinates at a time
 #define WIDE (32 / WIDTH)
+#define WEIGHED (WIDTH == 16 ? 4 : 3)  // rows at once, as many as there are registers for
 INLINE void weigh_values(
     const int rows, const float *weights, const Keys *values, int64_t start, int64_t from, int64_t to, Part *parts
 ) {
@@ -158,7 +159,9 @@ static void attend_chunk(Room *room, const Keys *keys, const Keys *values, int64
         fetch(sixteen(values, start + step), d);
         int64_t r = 0;
         for (; r + 4 <= rows; r += 4) scores_of(4, room->q + r * d, k, d, room->scores + r * CHUNK + step);
-        for (; r < rows; r++) scores_of(1, room->q + r * d, k, d, room->scores + r * CHUNK + step);
+        if (rows - r == 3) scores_of(3, room->q + r * d, k, d, room->scores + r * CHUNK + step);
+        if (rows - r == 2) scores_of(2, room->q + r * d, k, d, room->scores + r * CHUNK + step);
+        if (rows - r == 1) scores_of(1, room->q + r * d, k, d, room->scores + r * CHUNK + step);
     }
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = position + r / group, from = window && at - window + 1 > start ? at - window + 1 - start : 0;
@@ -166,8 +169,10 @@ static void attend_chunk(Room *room, const Keys *keys, const Keys *values, int64
         softmax_part(room->scores + r * CHUNK, from, to, room->next + r);
     }
     int64_t r = 0;
-    for (; r + WIDTH / 4 <= rows; r += WIDTH / 4)
-        weigh_values(WIDTH / 4, room->scores + r * CHUNK, values, start, seen_from, seen_to, room->next + r);
+    for (; r + WEIGHED <= rows; r += WEIGHED)
+        weigh_values(WEIGHED, room->scores + r * CHUNK, values, start, seen_from, seen_to, room->next + r);
+    for (; r + 2 <= rows; r += 2)
+        weigh_values(2, room->scores + r * CHUNK, values, start, seen_from, seen_to, room->next + r);
     for (; r < rows; r++) weigh_values(1, room->scores + r * CHUNK, values, start, seen_from, seen_to, room->next + r);
 }
 

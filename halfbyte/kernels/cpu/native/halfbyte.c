@@ -1,6 +1,7 @@
 // 4-bit kernels for a CPU: what Python calls. Built by build.py for one instruction set; loaded by library.py, whose
 // ctypes structures mirror those here. Every call is a job of the pool in pool.h; calls from several threads take turns.
 #include <stdlib.h>
+#include "draw.h"
 #include "likeliest.h"
 #include "pack.h"
 #include "pass.h"
@@ -52,6 +53,19 @@ EXPORT void hb_likeliest(const float *logits, int64_t rows, int64_t width, int64
     run_job(likeliest_job, &(Likeliest){logits, rows, width, places});
 }
 
+// Sets the rows' tokens. Returns 0 if there is no memory, as the calls below do.
+EXPORT int hb_draw(DrawRow *rows, int64_t count, int64_t width) {
+    int ok = 0;
+    pthread_mutex_lock(&pool.use);
+    size_t rooms = (size_t)pool.threads * draw_bytes(width);
+    if (ensure(rooms + 64)) {
+        run_held(draw_job, &(Draw){rows, count, width, piece(rooms)});
+        ok = 1;
+    }
+    pthread_mutex_unlock(&pool.use);
+    return ok;
+}
+
 typedef struct {
     const Int4Linear *four;
     const Int8Linear *eight;
@@ -59,21 +73,25 @@ typedef struct {
     int64_t rows;
     Rounded rounded;
     float *y;
+    char *rooms;
 } Product;
 
 static void product_job(Worker me, void *argument) {
     const Product *p = argument;
     round_rows(me, p->x, p->rows, p->rounded);
     meet(me);
-    if (p->four) int4_linear(me, p->four, &p->rounded, p->rows, p->y, 0);
+    void *room = p->rooms + (size_t)me.id * tile_bytes(p->rounded.inputs);
+    if (p->four) int4_linear(me, p->four, &p->rounded, p->rows, p->y, 0, room);
     else int8_linear(me, p->eight, &p->rounded, p->rows, p->y);
 }
 
 static int product(Product p, int64_t inputs) {
     int ok = 0;
     pthread_mutex_lock(&pool.use);
-    if (ensure(rounded_bytes(p.rows, inputs))) {
+    size_t rooms = (size_t)pool.threads * tile_bytes(inputs) + 64;
+    if (ensure(rounded_bytes(p.rows, inputs) + rooms)) {
         p.rounded = a_rounded(p.rows, inputs);
+        p.rooms = piece(rooms);
         run_held(product_job, &p);
         ok = 1;
     }
@@ -81,7 +99,7 @@ static int product(Product p, int64_t inputs) {
     return ok;
 }
 
-// y [rows, outputs] = x [rows, inputs] W^T + bias. These return 0 if there is no memory.
+// y [rows, outputs] = x [rows, inputs] W^T + bias.
 EXPORT int hb_linear(const Int4Linear *w, const float *x, int64_t rows, float *y) {
     return product((Product){.four = w, .x = x, .rows = rows, .y = y}, w->inputs);
 }
@@ -105,6 +123,12 @@ static int64_t widest_of(const Span *s) {
     return s->after && s->after->o.inputs > s->hidden ? s->after->o.inputs : s->hidden;
 }
 
+// A worker's room for tiles: four of the gated product's, or one of down's.
+static size_t room_for(int64_t widest, int64_t gated) {
+    size_t four = 4 * tile_bytes(widest), one = tile_bytes(gated);
+    return four > one ? four : one;
+}
+
 // residual [rows, hidden] is changed in place.
 EXPORT int hb_span(const Span *s, const float *attended, float *residual, int64_t rows, float *out) {
     SpanJob job = {s, {.rows = rows, .residual = residual, .attended = (float *)attended, .out = out}};
@@ -112,10 +136,13 @@ EXPORT int hb_span(const Span *s, const float *attended, float *residual, int64_
     int ok = 0;
     pthread_mutex_lock(&pool.use);
     size_t own = (size_t)(pool.threads * s->hidden * 4) + 64;
-    if (ensure(rounded_bytes(rows, widest) + rounded_bytes(rows, gated) + own)) {
+    size_t room = room_for(widest, gated), rooms = (size_t)pool.threads * room + 64;
+    if (ensure(rounded_bytes(rows, widest) + rounded_bytes(rows, gated) + own + rooms)) {
         job.buffers.rounded = a_rounded(rows, widest);
         job.buffers.activated = a_rounded(rows, gated);
         job.buffers.normed = piece(own);
+        job.buffers.rooms = piece(rooms);
+        job.buffers.room = room;
         run_held(span_job, &job);
         ok = 1;
     }
@@ -169,23 +196,27 @@ EXPORT int hb_attention(const Paged *paged, const LayerCache *cache, const float
     return ok;
 }
 
-// A whole pass. residual [rows, hidden] holds the embeddings and is overwritten; hidden [rows, hidden] is the result.
-EXPORT int hb_pass(const Network *n, const Paged *paged, const LayerCache *caches, const float *cosine,
-                   const float *sine, float *residual, float *hidden) {
+// A whole pass. residual [rows, hidden] is overwritten; hidden [rows, hidden] is the result. Without a start, residual
+// holds the embeddings, and the angles are given row by row.
+EXPORT int hb_pass(const Network *n, const Paged *paged, const LayerCache *caches, const Start *start,
+                   const float *cosine, const float *sine, float *residual, float *hidden) {
     int64_t rows = paged->query_start[paged->sequences], width = n->heads * n->head_dim;
     int64_t stride = width + 2 * n->kv_heads * n->head_dim, widest = width > n->hidden ? width : n->hidden;
-    Pass pass = {.network = n, .paged = *paged, .caches = caches, .cosine = cosine, .sine = sine, .hidden = hidden,
-                 .buffers = {.rows = rows, .residual = residual}};
+    Pass pass = {.network = n, .paged = *paged, .caches = caches, .start = start, .cosine = cosine, .sine = sine,
+                 .hidden = hidden, .buffers = {.rows = rows, .residual = residual}};
     Buffers *b = &pass.buffers;
     Plan plan;
     int ok = 0;
     pthread_mutex_lock(&pool.use);
     size_t own = (size_t)(pool.threads * n->hidden * 4) + 64, floats = (size_t)(rows * (width + stride) * 4) + 128;
-    size_t bytes = rounded_bytes(rows, widest) + rounded_bytes(rows, n->gated) + own + floats;
+    size_t room = room_for(widest, n->gated), rooms = (size_t)pool.threads * room + 64;
+    size_t bytes = rounded_bytes(rows, widest) + rounded_bytes(rows, n->gated) + own + rooms + floats;
     if (ensure(bytes + attention_bytes(paged, n->layers, rows, &plan))) {
         b->rounded = a_rounded(rows, widest);
         b->activated = a_rounded(rows, n->gated);
         b->normed = piece(own);
+        b->rooms = piece(rooms);
+        b->room = room;
         b->attended = piece((size_t)(rows * width * 4));
         b->out = piece((size_t)(rows * stride * 4));
         set_attention(&pass, n->layers, rows, &plan);

@@ -42,9 +42,9 @@ INLINE void fetch_ahead(const void *p, int bytes) {
     for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + AHEAD + i);
 }
 
-// y[r] = this tile's outputs of row `row + r`, without bias, for `rows` <= PACK rows.
+// y [rows, stride] = this tile's outputs of the rows from `row` on, without bias, for `rows` <= PACK rows.
 INLINE void int4_rows(
-    const int rows, const Int4Linear *w, int64_t tile, const Rounded *x, int64_t row, float (*y)[TILE]
+    const int rows, const Int4Linear *w, int64_t tile, const Rounded *x, int64_t row, float *y, int64_t stride
 ) {
     int64_t blocks = w->inputs / BLOCK, groups = w->inputs / w->group, per_group = w->group / BLOCK;
     const uint8_t *q = w->q + tile * blocks * 256;
@@ -69,5 +69,5 @@ INLINE void int4_rows(
         }
     }
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < SLICES; s++)
-        store_floats(y[r] + s * SLICE, total[r][s]);
+        store_floats(y + r * stride + s * SLICE, total[r][s]);
 }

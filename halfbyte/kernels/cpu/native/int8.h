@@ -10,7 +10,7 @@ typedef struct {
 } Int8Linear;
 
 INLINE void int8_rows(
-    const int rows, const Int8Linear *w, int64_t tile, const Rounded *x, int64_t row, float (*y)[TILE]
+    const int rows, const Int8Linear *w, int64_t tile, const Rounded *x, int64_t row, float *y, int64_t stride
 ) {
     int64_t blocks = w->inputs / BLOCK;
     const int8_t *q = w->q + tile * blocks * 512;
@@ -32,5 +32,5 @@ INLINE void int8_rows(
         }
     }
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < SLICES; s++)
-        store_floats(y[r] + s * SLICE, total[r][s]);
+        store_floats(y + r * stride + s * SLICE, total[r][s]);
 }

@@ -14,10 +14,19 @@ typedef struct {
     float eps;
 } Network;
 
+// Where a pass's tokens find their embeddings and angles.
+typedef struct {
+    const void *embedding;  // [V, hidden]
+    int64_t kind;           // its numbers are 0: float32, 1: float16, 2: bfloat16
+    const int64_t *tokens, *positions;  // [rows]
+    const float *cosine, *sine;         // [positions, d]
+} Start;
+
 typedef struct {
     const Network *network;
     Paged paged;
     const LayerCache *caches;    // [layers]
+    const Start *start;          // or null: embeddings lie in the residual, angles row by row
     const float *cosine, *sine;  // [rows, d]
     const float *q, *k, *v;      // instead of a network: attention by itself
     Buffers buffers;
@@ -30,17 +39,36 @@ typedef struct {
     Room *rooms;  // [threads]
 } Pass;
 
+// A worker does it for the rows that it norms afterwards: nobody has to wait.
+static void embed(Worker me, const Start *start, const Buffers *b, int64_t hidden) {
+    int64_t row, end = share(me, b->rows, &row);
+    for (; row < end; row++) {
+        float *to = b->residual + row * hidden;
+        int64_t at = start->tokens[row] * hidden;
+        if (start->kind == 0) memcpy(to, (const float *)start->embedding + at, sizeof(float) * (size_t)hidden);
+        const uint16_t *from = (const uint16_t *)start->embedding + at;
+        for (int64_t i = 0; i < hidden && start->kind == 1; i += WIDTH) store(to + i, load_half(from + i));
+        for (int64_t i = 0; i < hidden && start->kind == 2; i++) {
+            uint32_t bits = (uint32_t)from[i] << 16;
+            memcpy(to + i, &bits, sizeof bits);
+        }
+    }
+}
+
 static void place_heads(Worker me, const Pass *p, const HeadNorms *norms, const LayerCache *cache) {
     const Network *n = p->network;
     int64_t d = n->head_dim, heads = n->heads, kv_heads = n->kv_heads, stride = (heads + 2 * kv_heads) * d;
     int64_t row, end = share(me, p->buffers.rows, &row);
     for (; row < end; row++) {
         float *x = p->buffers.out + row * stride;
+        int64_t at = (p->start ? p->start->positions[row] : row) * d;
+        const float *cosine = (p->start ? p->start->cosine : p->cosine) + at;
+        const float *sine = (p->start ? p->start->sine : p->sine) + at;
         for (int64_t h = 0; h < heads + kv_heads; h++) {
             float *head = x + h * d;
             const float *weight = h < heads ? norms->q_norm : norms->k_norm;
             if (weight) rms_norm(head, weight, d, n->eps, head);
-            rotate(head, p->cosine + row * d, p->sine + row * d, d);
+            rotate(head, cosine, sine, d);
         }
         for (int64_t i = 0; i < heads * d; i++) x[i] *= p->paged.scale;
         keep(&p->paged, cache, p->paged.slots[row], x + heads * d, x + (heads + kv_heads) * d);
@@ -70,6 +98,7 @@ static void pass_job(Worker me, void *argument) {
     const Pass *p = argument;
     const Network *n = p->network;
     int64_t stride = (n->heads + 2 * n->kv_heads) * n->head_dim, width = n->heads * n->head_dim;
+    if (p->start) embed(me, p->start, &p->buffers, n->hidden);
     for (int64_t layer = 0; layer <= n->layers; layer++) {
         Buffers b = p->buffers;
         if (layer == n->layers) b.out = p->hidden;

@@ -22,8 +22,12 @@ typedef struct {  // of one pass
     float *attended;    // [rows, heads * d]
     float *out;         // [rows, outputs of qkv, or hidden]
     float *normed;      // [threads, hidden]: each worker's own row
+    char *rooms;        // [threads, room]: each worker's own, for tiles (linear.h)
+    size_t room;
     Rounded rounded, activated;
 } Buffers;
+
+INLINE void *room_of(Worker me, const Buffers *b) { return b->rooms + (size_t)me.id * b->room; }
 
 static Rounded with_inputs(Rounded r, int64_t inputs) {
     r.inputs = inputs;
@@ -48,13 +52,14 @@ static void round_rows(Worker me, const float *x, int64_t rows, Rounded to) {
 static void after_attention(Worker me, const After *p, const Buffers *b, int64_t hidden, float eps) {
     Rounded attended = with_inputs(b->rounded, p->o.inputs), x = with_inputs(b->rounded, hidden);
     Rounded activated = with_inputs(b->activated, p->down.inputs);
-    int4_linear(me, &p->o, &attended, b->rows, b->residual, 1);
+    void *room = room_of(me, b);
+    int4_linear(me, &p->o, &attended, b->rows, b->residual, 1, room);
     meet(me);
     norm_and_round(me, b, p->norm, hidden, eps, x);
     meet(me);
-    gated(me, &p->gate, &p->up, &x, b->rows, &activated);
+    gated(me, &p->gate, &p->up, &x, b->rows, &activated, room);
     meet(me);
-    int4_linear(me, &p->down, &activated, b->rows, b->residual, 1);
+    int4_linear(me, &p->down, &activated, b->rows, b->residual, 1, room);
     meet(me);
 }
 
@@ -64,7 +69,7 @@ static void span(Worker me, const Span *p, const Buffers *b) {
         Rounded x = with_inputs(b->rounded, p->hidden);
         norm_and_round(me, b, p->norm, p->hidden, p->eps, x);
         meet(me);
-        int4_linear(me, p->qkv, &x, b->rows, b->out, 0);
+        int4_linear(me, p->qkv, &x, b->rows, b->out, 0, room_of(me, b));
     } else {
         int64_t row, end = share(me, b->rows, &row);
         for (; row < end; row++)

@@ -21,6 +21,7 @@ INLINE Floats load_floats(const float *p) { return _mm256_loadu_ps(p); }
 INLINE Floats load_halves(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
 INLINE Words load_zeros(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)); }
 INLINE Words load_words(const void *p) { return _mm256_loadu_si256(p); }
+INLINE void store_words(void *p, Words x) { _mm256_storeu_si256(p, x); }
 
 INLINE __m256i four_inputs(const int8_t *x) {
     int32_t word;
@@ -74,25 +75,44 @@ INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Words
 // Keeps the compiler from summing up later and keeping the terms until then, for which there are no registers.
 #define NOW(x) __asm__("" : "+x"(x))
 
-// sums[r] = sum of q x - zero * sum of x. Pairs of products are summed in 16 bits, where eight pairs of a nibble (0 to
-// 15) and an activation (-127 to 127) fit: 8 * 2 * 15 * 127 = 30480. So a block is widened to 32 bits once.
-INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Words (*sums)[2]) {
-    UNROLL for (int v = 0; v < 8; v++) {
-        const uint8_t *at = q + v / 2 * 64;
-        __m256i w0 = v % 2 ? high_nibbles(at) : low_nibbles(at);
-        __m256i w1 = v % 2 ? high_nibbles(at + 32) : low_nibbles(at + 32);
-        UNROLL for (int r = 0; r < rows; r++) {
-            __m256i in = four_inputs(x[r].q + 4 * v);
-            __m256i p0 = _mm256_maddubs_epi16(w0, in), p1 = _mm256_maddubs_epi16(w1, in);
-            sums[r][0] = v ? _mm256_add_epi16(sums[r][0], p0) : p0;
-            sums[r][1] = v ? _mm256_add_epi16(sums[r][1], p1) : p1;
-            NOW(sums[r][0]);
-            NOW(sums[r][1]);
-        }
+#define UNPACKS  // see unpacked.h
+
+// Adds the products of a vector of weights and its four inputs of each row. Pairs of products are summed in 16 bits, where
+// eight pairs of a nibble (0 to 15) and an activation (-127 to 127) fit: 8 * 2 * 15 * 127 = 30480.
+INLINE void add_products(const int rows, int v, __m256i w0, __m256i w1, const Rounded32 *x, Words (*sums)[2]) {
+    UNROLL for (int r = 0; r < rows; r++) {
+        __m256i in = four_inputs(x[r].q + 4 * v);
+        __m256i p0 = _mm256_maddubs_epi16(w0, in), p1 = _mm256_maddubs_epi16(w1, in);
+        sums[r][0] = v ? _mm256_add_epi16(sums[r][0], p0) : p0;
+        sums[r][1] = v ? _mm256_add_epi16(sums[r][1], p1) : p1;
+        NOW(sums[r][0]);
+        NOW(sums[r][1]);
     }
-    const __m256i ones = _mm256_set1_epi16(1);
+}
+
+// So a block is widened to 32 bits once.
+INLINE Words widened(Words sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
+
+// sums[r] = sum of q x - zero * sum of x
+INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Words (*sums)[2]) {
+    UNROLL for (int v = 0; v < 8; v += 2) {
+        const uint8_t *at = q + v * 32;
+        add_products(rows, v, low_nibbles(at), low_nibbles(at + 32), x, sums);
+        add_products(rows, v + 1, high_nibbles(at), high_nibbles(at + 32), x, sums);
+    }
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++)
-        sums[r][s] = _mm256_add_epi32(_mm256_madd_epi16(sums[r][s], ones), zero_term(zeros + s * SLICE, x + r));
+        sums[r][s] = _mm256_add_epi32(widened(sums[r][s]), zero_term(zeros + s * SLICE, x + r));
+}
+
+// The same with a byte a weight, and zeros in 32 bits.
+INLINE void dot_unpacked(const int rows, const uint8_t *q, const Words *zeros, const Rounded32 *x, Words (*sums)[2]) {
+    UNROLL for (int v = 0; v < 8; v++)
+        add_products(rows, v, load_words(q + 64 * v), load_words(q + 64 * v + 32), x, sums);
+    UNROLL for (int r = 0; r < rows; r++) {
+        Words minus_sum = _mm256_set1_epi32(x[r].minus_sum);
+        UNROLL for (int s = 0; s < 2; s++)
+            sums[r][s] = _mm256_add_epi32(widened(sums[r][s]), _mm256_madd_epi16(load_words(zeros + s), minus_sum));
+    }
 }
 
 // sums[r] = sum of q x, both signed: |q| times x with q's sign. One pair fits 16 bits (2 * 127 * 127), two do not.
