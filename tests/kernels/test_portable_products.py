@@ -223,3 +223,25 @@ def test_a_gpu_that_is_too_old(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
     with pytest.raises(KernelError, match=r"Tesla V100 is of compute capability \(7, 0\)"):
         check_device(torch.device("cuda"))
+
+
+def test_what_a_gpu_before_ampere_does_not_have(monkeypatch):
+    from halfbyte.errors import KernelError
+    from halfbyte.kernels.gpu.choices import WITHOUT_MATRIX_UNITS, default_choices
+    from halfbyte.kernels.gpu.gpu_kernels import GpuKernels
+    from halfbyte.kernels.triton.device import has_matrix_units
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    device = torch.device("cuda", 7)  # that nothing is remembered of
+    for cached in (is_portable, has_matrix_units):
+        cached.cache_clear()
+    assert default_choices(device) == WITHOUT_MATRIX_UNITS
+    with pytest.raises(KernelError, match=r"bfloat16 needs compute capability \(8, 0\), which Tesla T4 has not"):
+        GpuKernels(device, dtype=torch.bfloat16)
+    with pytest.raises(KernelError, match="'w4a8' needs"):
+        GpuKernels(device, eight=True)
+    with pytest.raises(KernelError, match=r"'fp8' needs .* 'int8' takes as little memory"):
+        GpuKernels(device).kv_cache(1, 1, 16, 16, "fp8")
+    for cached in (is_portable, has_matrix_units):
+        cached.cache_clear()

@@ -18,6 +18,7 @@ from halfbyte.kernels.gpu.portable import check_device, is_portable
 from halfbyte.kernels.int8_cache import make_int8_cache
 from halfbyte.kernels.interface import LinearWeight
 from halfbyte.kernels.reference import store_paged
+from halfbyte.kernels.triton.device import MATRIX_UNITS, has_matrix_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,9 @@ class GpuKernels:
         if dtype == torch.bfloat16 and _is_older(device, LEAST_BF16):
             name = torch.cuda.get_device_name(device)
             raise KernelError(f"bfloat16 needs compute capability {LEAST_BF16}, which {name} has not; use float16")
+        if eight and not has_matrix_units(device):  # Triton's loop of sums knows no whole numbers
+            name = torch.cuda.get_device_name(device)
+            raise KernelError(f"compute 'w4a8' needs compute capability {MATRIX_UNITS}, which {name} has not")
         self.mode = Mode(is_portable(device) or dtype != torch.float16, fixed, dtype, eight)
 
     def span(self, p: Span) -> SpanKernel:
