@@ -107,9 +107,13 @@ def test_a_pass_begins_as_torch_begins_it():
 
     tokens, positions = torch.tensor([[5, 99, 0], [0, 700, 1023]], device=DEVICE)
     beginning = Beginning(PassShape(1, 1, 96, 1e-5, [None], begin, embedding, angles), torch.device(DEVICE))
+    places = []
     for limit in (1024, 256, 2048):
         found = beginning(tokens % 100, positions % limit, None, limit)
         assert all(torch.equal(a, b) for a, b in zip(found, begin(tokens, positions % limit, None), strict=True))
+        places.append(beginning.tables[-1][0].data_ptr())
+    # a recorded step reads the table that it was recorded with
+    assert places[0] == places[1] == beginning.tables[0][0].data_ptr() != places[2]
 
 
 def test_where_lengths_turn_heads_a_pass_begins_with_them():

@@ -17,7 +17,8 @@ class Beginning:
 
     def __init__(self, shape: PassShape, device: torch.device) -> None:
         self.shape, self.device = shape, device
-        self.table: tuple[torch.Tensor, torch.Tensor] | None = None
+        # The last one is used. Recorded steps go on reading the one that was there when they were recorded.
+        self.tables: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def __call__(
         self, tokens: torch.Tensor, positions: torch.Tensor, lengths: torch.Tensor | None, limit: int
@@ -26,12 +27,15 @@ class Beginning:
         embedding = self.shape.embedding
         if embedding is None or not embedding.is_contiguous() or not self._has(limit):
             return self.shape.begin(tokens, positions, lengths)
-        assert self.table is not None
-        return begin_rows(tokens, positions, embedding, *self.table)
+        return begin_rows(tokens, positions, embedding, *self.tables[-1])
 
     def _has(self, limit: int) -> bool:
         """Whether there is a table for positions below the limit."""
-        if self.table is None or limit > len(self.table[0]):
-            found = self.shape.angles(limit)
-            self.table = found and tuple(x.to(self.device).contiguous() for x in found)  # type: ignore[assignment]
-        return self.table is not None
+        if self.tables and limit <= len(self.tables[-1][0]):
+            return True
+        found = self.shape.angles(limit)
+        if found is None:
+            return False
+        cos, sin = found
+        self.tables.append((cos.to(self.device).contiguous(), sin.to(self.device).contiguous()))
+        return True
