@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from halfbyte.engine.host_sampler import can_sample, sample_here
+from halfbyte.engine.host_sampler import can_sample, draw_left, settle
 from halfbyte.engine.logit_edits import edit
 from halfbyte.engine.random_numbers import uniform
 from halfbyte.engine.transfer import upload
@@ -60,7 +60,9 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> list[int | None]
     and then typical_p.
     """
     steps = [row.step for row in rows]
-    return [None if token < 0 else token for token in _chosen(logits, rows, steps, may_wait=True).tolist()]
+    if logits.device.type == "cpu":
+        return [None if token < 0 else token for token in draw_here(logits, rows, steps)]
+    return [None if token < 0 else token for token in _drawn(logits, rows, steps, may_wait=True).tolist()]
 
 
 @without_gradients
@@ -71,18 +73,26 @@ def draw(
 
     may_wait: none is to be UNDECIDED.
     """
-    return _chosen(logits, rows, steps, may_wait=may_wait)
+    if logits.device.type == "cpu" and can_sample(rows):
+        return torch.tensor(draw_here(logits, rows, steps))
+    return _drawn(logits, rows, steps, may_wait=may_wait)
 
 
-def _chosen(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int], *, may_wait: bool) -> torch.Tensor:
-    edits = any(row.edits for row in rows)
-    if logits.device.type == "cpu":
-        if not edits and all(row.greedy for row in rows):
-            return likeliest(logits)
-        if can_sample(rows):
-            return torch.tensor(sample_here(logits, rows, steps))
+def draw_here(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int]) -> list[int]:
+    """The same on the CPU, where there is nothing to wait for: none is UNDECIDED."""
+    tokens, left = settle(logits, rows)
+    if not left:
+        return tokens
+    if not can_sample(rows):
+        found: list[int] = _drawn(logits, rows, steps, may_wait=True).tolist()
+        return found
+    draw_left(logits, rows, steps, tokens, left)
+    return tokens
+
+
+def _drawn(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int], *, may_wait: bool) -> torch.Tensor:
     finite = _finite(logits)
-    if edits:
+    if any(row.edits for row in rows):
         edit(logits, rows)
     return _draw(logits, rows, steps, may_wait=may_wait).where(finite, DAMAGED)
 
