@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from halfbyte.engine.sampler import draw, may_be_undecided, sample
+from halfbyte.engine.sampler import draw, draw_here, may_be_undecided, sample
 from halfbyte.engine.transfer import Download, upload
 
 if TYPE_CHECKING:
@@ -45,12 +45,16 @@ class Drawn:
             (where,) = upload([ends[[item.is_complete for item in batch]]], hidden.device)
             hidden = hidden[where]
         self.rows = [item.sequence.row for item in chosen]
+        self._tokens: list[int] | None = None  # where nothing had to be waited for
         self.inputs: torch.Tensor | None = None  # of the next pass, if it may overtake: int64 [lanes]
         if not chosen:
             return
         logits = network.logits(hidden)
         steps = [item.sequence.next_step for item in chosen]
         with network.kernels.threads(len(self.rows)):
+            if may_wait and logits.device.type == "cpu":
+                self._tokens = draw_here(logits, self.rows, steps)
+                return
             tokens = draw(logits, self.rows, steps, may_wait=may_wait)
         self._download = Download(tokens)
         self._logits = logits if not may_wait and may_be_undecided(self.rows) else None
@@ -59,6 +63,8 @@ class Drawn:
 
     def read(self) -> list[int]:
         """Wait for the tokens; DAMAGED and UNDECIDED are among them."""
+        if self._tokens is not None:
+            return self._tokens
         return self._download.read().tolist() if self.rows else []
 
     def decide(self, lane: int) -> int | None:

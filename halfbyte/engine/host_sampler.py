@@ -35,16 +35,20 @@ def can_sample(row: SamplerRow) -> bool:
     return (row.greedy or row.params.typical_p >= 1.0) and can_draw()
 
 
-def sample_here(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int]) -> list[int]:
-    """A token for each row of float32 logits [B, V], which are overwritten; NOT_FINITE where one was not finite.
+def settle(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> tuple[list[int], list[int]]:
+    """The likeliest token of each row of float32 logits [B, V], or NOT_FINITE; and the rows whose token is another."""
+    tokens: list[int] = likeliest(logits).tolist()
+    return tokens, [i for i, row in enumerate(rows) if tokens[i] >= 0 and not _is_settled(row, tokens[i])]
 
-    So also where a constraint cannot be followed: the row's `problem` says it.
+
+def draw_left(
+    logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int], tokens: list[int], left: list[int]
+) -> None:
+    """Put the tokens of the rows that `settle` left into `tokens`. logits are overwritten.
+
+    NOT_FINITE where a constraint cannot be followed: the row's `problem` says it.
     """
     logits = logits.contiguous()  # those of a network in parts are not
-    tokens: list[int] = likeliest(logits).tolist()
-    left = [i for i, row in enumerate(rows) if tokens[i] >= 0 and not _is_settled(row, tokens[i])]
-    if not left:
-        return tokens
     bound = {i: c for i in left if (c := rows[i].constraint_by_bits) is not None}
     edited = {i for i in left if rows[i].edits and not (i in bound and rows[i].is_only_constrained)}
     if edited:
@@ -53,7 +57,6 @@ def sample_here(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequenc
     drawn = _Drawing(logits, rows, steps)
     holds = drawn.free([i for i in left if i in tried or i not in bound], tried, tokens)
     drawn.bound({i: c for i, c in bound.items() if i not in holds or not c.takes(tokens[i])}, tried, tokens)
-    return tokens
 
 
 def _is_settled(row: SamplerRow, token: int) -> bool:

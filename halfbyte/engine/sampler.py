@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from halfbyte.engine.host_sampler import can_sample, sample_here
+from halfbyte.engine.host_sampler import can_sample, draw_left, settle
 from halfbyte.engine.logit_edits import edit
 from halfbyte.engine.random_numbers import exponential, keys, uniform
 from halfbyte.engine.transfer import upload
@@ -65,7 +65,9 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> list[int | None]
     and then typical_p.
     """
     steps = [row.step for row in rows]
-    return [None if token < 0 else token for token in _chosen(logits, rows, steps, may_wait=True).tolist()]
+    if logits.device.type == "cpu":
+        return [None if token < 0 else token for token in draw_here(logits, rows, steps)]
+    return [None if token < 0 else token for token in _drawn(logits, rows, steps, may_wait=True).tolist()]
 
 
 @without_gradients
@@ -76,35 +78,35 @@ def draw(
 
     may_wait: none is to be UNDECIDED.
     """
-    return _chosen(logits, rows, steps, may_wait=may_wait)
+    if logits.device.type == "cpu" and any(can_sample(row) for row in rows):
+        return torch.tensor(draw_here(logits, rows, steps))
+    return _drawn(logits, rows, steps, may_wait=may_wait)
 
 
-def _chosen(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int], *, may_wait: bool) -> torch.Tensor:
-    edits = any(row.edits for row in rows)
-    if logits.device.type == "cpu":
-        if not edits and all(row.greedy for row in rows):
-            return likeliest(logits)
-        here = [i for i, row in enumerate(rows) if can_sample(row)]
-        if len(here) == len(rows):
-            return torch.tensor(sample_here(logits, rows, steps))
-        if here:
-            return _chosen_apart(logits, rows, steps, here, may_wait=may_wait)
+def draw_here(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int]) -> list[int]:
+    """The same on the CPU, where there is nothing to wait for: none is UNDECIDED.
+
+    Each row is drawn in C or in torch as it asks for, whatever its company.
+    """
+    tokens, left = settle(logits, rows)
+    here, others = [], []
+    for i in left:
+        (here if can_sample(rows[i]) else others).append(i)
+    if here:
+        draw_left(logits, rows, steps, tokens, here)
+    if others:
+        own, their_steps = [rows[i] for i in others], [steps[i] for i in others]
+        found = _drawn(logits[others], own, their_steps, may_wait=True).tolist()
+        for i, token in zip(others, found, strict=True):
+            tokens[i] = token
+    return tokens
+
+
+def _drawn(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int], *, may_wait: bool) -> torch.Tensor:
     finite = _finite(logits)
-    if edits:
+    if any(row.edits for row in rows):
         edit(logits, rows)
     return _draw(logits, rows, steps, may_wait=may_wait).where(finite, DAMAGED)
-
-
-def _chosen_apart(
-    logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[int], here: list[int], *, may_wait: bool
-) -> torch.Tensor:
-    """Some rows in C, the others not: how a row is drawn must not depend on its company."""
-    others = [i for i in range(len(rows)) if i not in set(here)]
-    tokens = torch.empty(len(rows), dtype=torch.int64)
-    for places in (here, others):
-        own, their_steps = [rows[i] for i in places], [steps[i] for i in places]
-        tokens[places] = _chosen(logits[places], own, their_steps, may_wait=may_wait)
-    return tokens
 
 
 def may_be_undecided(rows: Sequence[SamplerRow]) -> bool:

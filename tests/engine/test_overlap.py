@@ -33,11 +33,11 @@ def said(engine: Engine) -> dict[str, str]:
 
 @pytest.fixture
 def order(monkeypatch):
-    """What happened: passes by their number of tokens, "read" where the host waited for tokens."""
+    """What happened: passes by their number of tokens, "read" where the host took the tokens."""
     happened = []
-    forward, read = ScriptedNetwork.forward, flight.Download.read
+    forward, read = ScriptedNetwork.forward, flight.Drawn.read
     monkeypatch.setattr(ScriptedNetwork, "forward", lambda *args: happened.append(len(args[1])) or forward(*args))
-    monkeypatch.setattr(flight.Download, "read", lambda self: happened.append("read") or read(self))
+    monkeypatch.setattr(flight.Drawn, "read", lambda self: happened.append("read") or read(self))
     return happened
 
 

@@ -50,7 +50,9 @@ EXPORT void hb_pack_int8(Int8Linear *to, const float *weight, int64_t first, int
 
 // places [rows]: of each row's largest logit, the first of equals, or NOT_FINITE.
 EXPORT void hb_likeliest(const float *logits, int64_t rows, int64_t width, int64_t *places) {
-    run_job(likeliest_job, &(Likeliest){logits, rows, width, places});
+    Likeliest job = {logits, rows, width, places};
+    if (rows == 1) likeliest_job((Worker){0, 1}, &job);  // waking the others takes as long
+    else run_job(likeliest_job, &job);
 }
 
 // Sets the rows' tokens. Returns 0 if there is no memory, as the calls below do.
@@ -59,7 +61,9 @@ EXPORT int hb_draw(DrawRow *rows, int64_t count, int64_t width) {
     pthread_mutex_lock(&pool.use);
     size_t rooms = (size_t)pool.threads * draw_bytes(width);
     if (ensure(rooms + 64)) {
-        run_held(draw_job, &(Draw){rows, count, width, piece(rooms)});
+        Draw job = {rows, count, width, piece(rooms)};
+        if (count == 1) draw_job((Worker){0, 1}, &job);
+        else run_held(draw_job, &job);
         ok = 1;
     }
     pthread_mutex_unlock(&pool.use);
