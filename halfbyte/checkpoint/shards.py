@@ -56,6 +56,9 @@ class Shard(Protocol):
     def read_part(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
         """A part of a matrix, without reading the rest of it. Raises CheckpointError."""
 
+    def release(self) -> None:
+        """Give back what reading has mapped."""
+
 
 def open_shard(path: Path) -> Shard:
     """The reader for a weight file, by its name."""
@@ -88,6 +91,10 @@ class SafetensorsShard:
             return self._handle.get_slice(name)[rows, columns]  # type: ignore[no-any-return]
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{self.path}: tensor {name} cannot be read: {error}") from error
+
+    def release(self) -> None:
+        """See Shard."""
+        self.__dict__.pop("_handle", None)
 
     @cached_property
     def _handle(self) -> Any:
@@ -170,6 +177,11 @@ class PickleShard:
     def read_part(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
         """See Shard."""
         return self._state[name][rows, columns].contiguous()
+
+    def release(self) -> None:
+        """See Shard."""
+        _ = self.tensors  # what the file holds is known without the mapping from here on
+        self.__dict__.pop("_state", None)
 
     @cached_property
     def _state(self) -> dict[str, torch.Tensor]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from halfbyte.quantize.statistics import InputStatistics
 
 SEARCH_ROWS = 256  # outputs, evenly spaced, that candidates are judged by: ten times fewer products, the same choices
+ROWS_AT_ONCE = 2048  # of a weight, copied
 COARSE = 10  # ratios 0, 1/10 .. 1
 FINE = (-0.05, 0.05)  # added to the best of them
 LEAST_ACTIVITY = 1e-3  # of the mean: a dead channel is not scaled out of existence
@@ -50,7 +51,7 @@ def search_scale(
 
     slots [K]: channels with the same number must share a scale (the heads that read one key-value head).
     """
-    magnitude = shared(relative_magnitude(weight, *ranges(weight, group_size)), slots)
+    magnitude = shared(relative_magnitude(weight, group_size), slots)
     weight = weight[:: -(-weight.shape[0] // SEARCH_ROWS)]
     low, high = ranges(weight, group_size)
     unscaled = output_error(rounding_error(weight, low, high, levels), stats.H).item()
@@ -85,11 +86,13 @@ def candidate(activity: torch.Tensor, magnitude: torch.Tensor, ratio: float, for
     return scale / (scale.max() * scale.min()).sqrt()
 
 
-def relative_magnitude(weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+def relative_magnitude(weight: torch.Tensor, group_size: int) -> torch.Tensor:
     """Mean over outputs of |w| / max|w| within its group, [K]."""
-    largest = torch.maximum(-low, high).clamp_(min=1e-8)
-    groups = grouped(weight.abs(), weight.shape[1] // low.shape[1])
-    return (groups / largest[..., None]).mean(0).flatten()
+    total = torch.zeros_like(weight[0])
+    for begin in range(0, weight.shape[0], ROWS_AT_ONCE):
+        groups = grouped(weight[begin : begin + ROWS_AT_ONCE].abs(), group_size)
+        total += groups.div_(groups.amax(-1, keepdim=True).clamp_(min=1e-8)).sum(0).flatten()
+    return total / weight.shape[0]
 
 
 def shared(values: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:

@@ -18,7 +18,6 @@ from halfbyte.checkpoint.size import linear_weight_count
 from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.checkpoint.writer import RepositoryWriter, json_bytes
 from halfbyte.errors import QuantizeError
-from halfbyte.models.loader import read_block
 from halfbyte.models.rope import Rope
 from halfbyte.quantize.activations import ActivationStore
 from halfbyte.quantize.block import float_block
@@ -34,6 +33,7 @@ from halfbyte.quantize.options import QuantizeOptions
 from halfbyte.quantize.padding import PaddedSource
 from halfbyte.quantize.plan import Plan, make_plan
 from halfbyte.quantize.published import as_published, float16
+from halfbyte.quantize.read_ahead import read_ahead
 from halfbyte.quantize.report import LayerReport, Report
 from halfbyte.quantize.rounding import ASYMMETRIC_4
 from halfbyte.quantize.selection import Selection, padded_width, select
@@ -211,14 +211,14 @@ class _Run:
             self.options.levels, act_order=self.options.act_order,
         )  # fmt: skip
         saved: Future[None] | None = None
-        with ThreadPoolExecutor(2) as pool:
-            for layer, source in self._read_ahead(begin, pool):
+        with ThreadPoolExecutor(1) as pool:
+            for layer, source in read_ahead(self.checkpoint, begin, self.device):
                 if layer < done:
                     quantizer.replay(
                         layer, source, read_finished(self.work.blocks()[layer]).block(self.config, self.device)
                     )
                     continue
-                block = float_block(source, self.device)
+                block = float_block(source)
                 linears = quantizer.run(layer, source, block, self.selection.kept[layer])
                 tensors = finish(block, linears, self.config).tensors()
                 reports = [asdict(linear.report) for linear in linears]
@@ -284,15 +284,6 @@ class _Run:
                 writer.add(f"model.layers.{layer}.{name}", tensor)
         for name in ["model.norm.weight"] + ["lm_head.weight"] * (not self.config.tie_word_embeddings):
             writer.add(name, float16(self.checkpoint.tensor(name), name))
-
-    def _read_ahead(self, begin: int, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Any]]:
-        """Float blocks on the device from `begin` on, each read while the one before is worked on."""
-        following = pool.submit(read_block, self.checkpoint, begin) if begin < self.layers else None
-        for layer in range(begin, self.layers):
-            assert following is not None
-            block = following.result()
-            following = pool.submit(read_block, self.checkpoint, layer + 1) if layer + 1 < self.layers else None
-            yield layer, float_block(block, self.device)
 
     def _embed(self) -> None:
         embedding = self.checkpoint.tensor("model.embed_tokens.weight")

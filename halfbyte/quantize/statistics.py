@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from halfbyte.quantize.product import add_products
+
 COLUMNS = 512  # H is symmetric: it is gathered in column blocks of this width, on and below the diagonal
 
 
@@ -33,10 +35,7 @@ class InputStatistics:
 
     def add(self, x: torch.Tensor) -> None:
         """Take in x [T, K]."""
-        width = x.shape[1]
-        for begin in range(0, width, COLUMNS):
-            end = min(begin + COLUMNS, width)
-            self.H[begin:, begin:end].addmm_(x[:, begin:].T, x[:, begin:end])
+        add_products(self.H, x, x, below=COLUMNS)
         self.abs_sum += x.abs().sum(0)
         self.rows += x.shape[0]
 
@@ -58,8 +57,3 @@ class InputStatistics:
 def output_error(delta: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
     """tr(delta H deltaᵀ), the squared error of the outputs over the calibration tokens, for delta [N, K]."""
     return torch.dot(torch.mm(delta, H).flatten(), delta.flatten())
-
-
-def row_errors(delta: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
-    """The diagonal of delta H deltaᵀ, [N]: the squared error of each output."""
-    return (torch.mm(delta, H) * delta).sum(1)
