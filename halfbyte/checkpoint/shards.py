@@ -39,6 +39,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class Shard(Protocol):
@@ -95,6 +96,13 @@ class SafetensorsShard:
     def release(self) -> None:
         """See Shard."""
         self.__dict__.pop("_handle", None)
+
+    def places(self) -> dict[str, int]:
+        """Where in the file each tensor's data begin."""
+        header, data_size = _read_header(self.path)
+        header.pop("__metadata__", None)
+        begin = self.path.stat().st_size - data_size
+        return {name: begin + int(entry["data_offsets"][0]) for name, entry in header.items()}
 
     @cached_property
     def _handle(self) -> Any:

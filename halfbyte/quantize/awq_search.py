@@ -58,23 +58,25 @@ def search_scale(
     best = ScaleChoice(torch.ones_like(weight[0]), "none", 0.0, unscaled, unscaled)
     activity = shared(stats.mean_abs, slots)
     activity = (activity / activity.mean().clamp(min=1e-30)).clamp_(min=LEAST_ACTIVITY)
+
+    def error_of(scale: torch.Tensor) -> torch.Tensor:
+        scaled = weight * scale
+        return output_error(rounding_error(scaled, *ranges(scaled, group_size), levels).div_(scale), stats.H)
+
     for formula in ("x", "x/w"):
-        coarse = [i / COARSE for i in range(COARSE + 1)]
-        for ratio in _then_finer(coarse, best, formula):
-            scale = candidate(activity, magnitude, ratio, formula)
-            scaled = weight * scale
-            delta = rounding_error(scaled, *ranges(scaled, group_size), levels).div_(scale)
-            error = output_error(delta, stats.H).item()
-            if error < best.error:
-                best.scale, best.formula, best.ratio, best.error = scale, formula, ratio, error
+        for ratios in _coarse_then_fine(best, formula):
+            scales = [candidate(activity, magnitude, ratio, formula) for ratio in ratios]
+            errors = torch.stack([error_of(scale) for scale in scales]).tolist()  # a GPU is waited for once
+            for ratio, scale, error in zip(ratios, scales, errors, strict=True):
+                if error < best.error:
+                    best.scale, best.formula, best.ratio, best.error = scale, formula, ratio, error
     return best
 
 
-def _then_finer(coarse: list[float], best: ScaleChoice, formula: str) -> Iterator[float]:
-    yield from coarse
+def _coarse_then_fine(best: ScaleChoice, formula: str) -> Iterator[list[float]]:
+    yield [i / COARSE for i in range(COARSE + 1)]
     if best.formula == formula:
-        middle = best.ratio
-        yield from (middle + step for step in FINE if 0 <= middle + step <= 1)
+        yield [best.ratio + step for step in FINE if 0 <= best.ratio + step <= 1]
 
 
 def candidate(activity: torch.Tensor, magnitude: torch.Tensor, ratio: float, formula: str) -> torch.Tensor:

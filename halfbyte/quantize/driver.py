@@ -14,6 +14,7 @@ from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.containers import CONFIG_FILES, new_container
 from halfbyte.checkpoint.gptq import NAME as GPTQ
 from halfbyte.checkpoint.open import open_source
+from halfbyte.checkpoint.shard_writer import Entry
 from halfbyte.checkpoint.size import linear_weight_count
 from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.checkpoint.writer import RepositoryWriter, json_bytes
@@ -26,7 +27,7 @@ from halfbyte.quantize.calibration import CalibrationData, calibration_data, cal
 from halfbyte.quantize.card import model_card
 from halfbyte.quantize.chat_template import choose_template, template_files
 from halfbyte.quantize.effort import RECIPES
-from halfbyte.quantize.finished import finish, read_finished, read_packed
+from halfbyte.quantize.finished import finish, read_finished, read_packed, stored_entries
 from halfbyte.quantize.held_out import HeldOut, measure_held_out
 from halfbyte.quantize.machine import pick_device
 from halfbyte.quantize.options import QuantizeOptions
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from halfbyte.checkpoint.source import Source
 
 NOT_COPIED = CONFIG_FILES | {"README.md", ".gitattributes"}
-WORK_FORMAT = 1  # of what the work folder keeps; another one is not gone on with
+WORK_FORMAT = 2  # of what the work folder keeps; another one is not gone on with
 OF_CALIBRATION = 4  # samples that stand in for held-out ones where the text has no more
 
 
@@ -272,18 +273,24 @@ class _Run:
         self, writer: RepositoryWriter, container: Container, changes: dict[int, dict[str, torch.Tensor]] | None
     ) -> None:
         """Write all tensors of the repository."""
-        name = "model.embed_tokens.weight"
-        writer.add(name, float16(self.checkpoint.tensor(name), name))
-        for layer in range(self.layers):
-            path, changed = self.work.blocks()[layer], (changes or {}).get(layer, {})
-            if container.name == "awq":  # as the work folder has it
-                tensors = read_packed(path) | changed
-            else:
-                tensors = read_finished(path, changed).tensors(container)
-            for name, tensor in tensors.items():
-                writer.add(f"model.layers.{layer}.{name}", tensor)
+        self._add_float(writer, "model.embed_tokens.weight")
+        for layer, path in sorted(self.work.blocks().items()):
+            changed = (changes or {}).get(layer, {})
+            if container.name != "awq":  # else the work folder has it as it is to be
+                path = self.work.save_repacked(layer, read_finished(path, changed).tensors(container))  # noqa: PLW2901
+                changed = {}
+            for name, entry in stored_entries(path).items():
+                full = f"model.layers.{layer}.{name}"
+                if name in changed:
+                    writer.add(full, changed[name])
+                else:
+                    writer.add_later(full, entry)
         for name in ["model.norm.weight"] + ["lm_head.weight"] * (not self.config.tie_word_embeddings):
-            writer.add(name, float16(self.checkpoint.tensor(name), name))
+            self._add_float(writer, name)
+
+    def _add_float(self, writer: RepositoryWriter, name: str) -> None:
+        shape = self.checkpoint.source.tensors()[name].shape
+        writer.add_later(name, Entry(torch.float16, shape, lambda: float16(self.checkpoint.tensor(name), name)))
 
     def _embed(self) -> None:
         embedding = self.checkpoint.tensor("model.embed_tokens.weight")
@@ -291,6 +298,7 @@ class _Run:
             values = embedding[self.tokens[part]].float().to(self.device)
             for stream in (self.plain, self.rounded):
                 stream.hidden.write(part.start, values)
+        self.checkpoint.source.release()
 
     def _ends(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Embedding [V, D] as stored, final norm and head in float32 on the device."""
