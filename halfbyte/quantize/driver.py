@@ -112,9 +112,7 @@ def quantize(
     )
     _check_tokens(data, checkpoint)
     samples = len(data.tokens) + (len(data.held_out) or OF_CALIBRATION)
-    plan = make_plan(
-        checkpoint.config, selection.group_size, samples, options, device, notes + selection.notes + _told(data)
-    )
+    plan = make_plan(checkpoint, selection.group_size, samples, options, device, notes + selection.notes + _told(data))
     replace = options.overwrite or WorkFolder(out).finishing
     writer = RepositoryWriter(out, max_shard_size=options.max_shard_size, overwrite=replace)
     writer.check(plan.disk)
@@ -194,7 +192,7 @@ class _Run:
 
     def blocks(self) -> None:
         """Quantize every block that is not finished yet."""
-        store = ActivationStore(
+        self.store = store = ActivationStore(
             len(self.tokens), self.options.seq_len, self.plan.activation_budget, self.work.path, self.device
         )
         streams = [Stream(self.config, self.rope, store.new(self.config.hidden_size)) for _ in range(2)]
@@ -241,7 +239,7 @@ class _Run:
         """Learn scales and norms; returns what is to be changed, block by block, or None if it did not help."""
         before = self.held_out
         assert before is not None
-        room = linear_weight_count(self.config) <= self.plan.activation_budget // 2
+        room = linear_weight_count(self.config) <= self.store.left
         files = [self.work.blocks()[layer] for layer in range(self.layers)]
         tuner = Tuner(self.config, self.rope, files, self.device, resident=room)
         tuned = self.work.tuned()
