@@ -5,7 +5,8 @@
     python benchmarks/quantize_speed.py --shape llama-2-7b --blocks 4 --samples 8 --memory 8GiB --device cpu
 
 A shape is a network of that size with random weights, written first, as fp16 shards. PYTHON is an interpreter that has
-llmcompressor and transformers: it quantizes the same model with AWQ and with GPTQ on the same tokens. A JSON line each.
+llmcompressor and transformers: it quantizes the same model with GPTQ and with AWQ on the same tokens. --blocks takes
+only the first blocks of the network, for everyone. A JSON line each.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from pathlib import Path
 import torch
 
 from halfbyte.checkpoint import writer
+from halfbyte.checkpoint.checkpoint import Checkpoint
+from halfbyte.checkpoint.open import open_source
+from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.cli.sizes import parse_size
+from halfbyte.convert.floats import write_fp16
+from halfbyte.convert.request import ConvertOptions, Request
+from halfbyte.convert.request import Silent as Quiet
 from halfbyte.quantize import QuantizeOptions, block_quantizer, driver, quantize, read_ahead, work
 from halfbyte.quantize.calibration import calibration_data, calibration_texts
 from halfbyte.quantize.driver import Silent
@@ -44,6 +51,9 @@ from transformers import AutoModelForCausalLM
 from llmcompressor import oneshot
 from llmcompressor.modifiers.awq import AWQModifier
 from llmcompressor.modifiers.quantization import GPTQModifier
+from llmcompressor.pipelines.cache import IntermediatesCache
+if not torch.accelerator.is_available():  # it pins memory for a device that is not there, and dies of that
+    IntermediatesCache.pin_memory = lambda self, *args, **kwargs: None
 folder, tokens, method, group = sys.argv[1], torch.load(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 weights = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": group}
 scheme = {"config_groups": {"g": {"targets": ["Linear"], "weights": weights}}, "ignore": ["lm_head"]}
@@ -230,26 +240,30 @@ def ours(source: str, out: Path, options: QuantizeOptions, *, watched: bool) -> 
     return found
 
 
+def write_floats(source: str, out: Path, blocks: int | None) -> str:
+    """A source as a folder of fp16, or the first of its blocks with all else."""
+    from safetensors.torch import load_file, save_file
+
+    write_fp16(Request(Checkpoint(open_source(source)), out, "", ConvertOptions(), Quiet()))
+    if blocks is not None:
+        config = json.loads((out / "config.json").read_text())
+        (out / "config.json").write_text(json.dumps({**config, "num_hidden_layers": blocks}))
+        tensors = load_file(out / "model.safetensors")
+        kept = {n: t for n, t in tensors.items() if ".layers." not in n or int(n.split(".")[2]) < blocks}
+        save_file(kept, out / "model.safetensors", metadata={"format": "pt"})
+    return str(out)
+
+
 def peer(python: str, source: str, options: QuantizeOptions, group_size: int, folder: Path) -> None:
     """llm-compressor's AWQ and GPTQ on the same tokens of the same float model."""
-    from halfbyte.checkpoint.checkpoint import Checkpoint
-    from halfbyte.checkpoint.open import open_source
-    from halfbyte.checkpoint.tokenizer import Tokenizer
-    from halfbyte.convert.floats import write_fp16
-    from halfbyte.convert.request import ConvertOptions, Request
-    from halfbyte.convert.request import Silent as Quiet
-
-    opened = open_source(source)
-    tokenizer = Tokenizer.from_source(opened)
+    tokenizer = Tokenizer.from_source(open_source(source))
     data = calibration_data(
         calibration_texts(options.calib, tokenizer), tokenizer, options.samples, options.seq_len, options.seed
     )
     torch.save(data.tokens, folder / "tokens.pt")
-    float_folder = folder / "float"
-    write_fp16(Request(Checkpoint(opened), float_folder, "", ConvertOptions(), Quiet()))
     for method in ("gptq", "awq"):
-        command = [python, "-c", PEER, str(float_folder), str(folder / "tokens.pt"), method, str(group_size)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [python, "-c", PEER, source, str(folder / "tokens.pt"), method, str(group_size)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
         lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
         answer = json.loads(lines[-1]) if lines else {"failed": result.stderr[-500:]}
         print(json.dumps({"who": f"llm-compressor {method}", **answer}), flush=True)
@@ -260,7 +274,7 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="a source")
     what.add_argument("--shape", choices=SHAPES, help="random weights")
-    parser.add_argument("--blocks", type=int, help="of a shape, fewer than it has")
+    parser.add_argument("--blocks", type=int, help="fewer than there are, counted from the first")
     parser.add_argument("--effort", nargs="+", default=["default"])
     parser.add_argument("--group-size", default="auto")
     parser.add_argument("--samples", type=int, default=64)
@@ -279,6 +293,8 @@ def main() -> None:
             source = str(folder / "source")
             Path(source).mkdir()
             write_shape(Path(source), SHAPES[given.shape], given.blocks)
+        elif given.blocks or given.peer:
+            source = write_floats(source, folder / "float", given.blocks)
         for effort in given.effort:
             options = QuantizeOptions(
                 effort=effort, samples=given.samples, seq_len=given.seq_len, calib=given.calib, device=given.device,

@@ -6,11 +6,13 @@ The float model's samples walk ahead by one stage; those of the quantized model 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from halfbyte.checkpoint.int4 import IntWeight, concat_rows, rows_of
+from halfbyte.errors import QuantizeError
 from halfbyte.quantize.awq_search import ScaleChoice, search_scale
 from halfbyte.quantize.block import PRODUCER, float_weight, fold_scale, groups_of, modules, shared_value_channels
 from halfbyte.quantize.clip_search import search_ranges
@@ -24,13 +26,14 @@ from halfbyte.quantize.statistics import InputStatistics, output_error
 from halfbyte.quantize.stream import Stream, micro_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from halfbyte.kernels.interface import LinearWeight
     from halfbyte.models.network import Block
     from halfbyte.quantize.activations import ActivationStore
     from halfbyte.quantize.effort import Recipe
 
+COMPARED_EVERY = 2  # micro-batches: of so many one tells how far the two streams are apart
 SEARCH_TOKENS = 8192  # enough of the float model's inputs to choose scales by, where they serve nothing else
 ROUNDED_AT_ONCE = 2**24  # weights in float32 whose copies are held at once
 ON_A_GPU = 2**27  # the same there: it takes many rows to fill one
@@ -139,8 +142,8 @@ class BlockQuantizer:
             if part in observed:
                 stats[first].add(x)
                 stats[second].add(out)
-        for s in stats.values():
-            s.finish()
+        self._finish(first, stats[first], lambda part: self._input(self.plain, first, part))
+        self._finish(second, stats[second], lambda part: plain.read(part.start, part.stop))
         choices = {name: self._scale(name, stats[name]) for name in (first, second)}
         done = []
         if self.recipe.follow:
@@ -164,6 +167,21 @@ class BlockQuantizer:
     def _output(self, stream: Stream, name: str, x: torch.Tensor, part: slice) -> torch.Tensor:
         block = self.source if stream is self.plain else self.block
         return stream.attend(block, self.layer, x, part) if name == "qkv" else stream.activate(block, x)
+
+    def _finish(self, name: str, stats: InputStatistics, inputs: Callable[[slice], torch.Tensor]) -> None:
+        """To be called behind the last input. Raises QuantizeError if their squares do not fit float32."""
+        stats.finish()
+        if stats.H.diagonal().isfinite().all():
+            return
+        largest = [
+            inputs(slice(sample, sample + 1)).abs().max().nan_to_num(float("inf")).item()
+            for sample in range(self.samples.calibration)
+        ]
+        raise QuantizeError(
+            f"model.layers.{self.layer}.{self.modules[name][0][0]}: its inputs go up to {max(largest):.3g}, for "
+            f"calibration sample {largest.index(max(largest))}, and the sum of their squares overflows float32; the "
+            "weights before it are damaged (halfbyte inspect --verify tells)"
+        )
 
     def _scale(self, name: str, stats: InputStatistics) -> ScaleChoice:
         """Choose a linear's scale and fold it in."""
@@ -189,14 +207,22 @@ class BlockQuantizer:
         width = len(choice.scale)
         stats = InputStatistics.empty(width, self.store.device)
         difference = torch.zeros(width, width, device=self.store.device)
-        for part in self.samples.parts(held_out=False):
+
+        def read(of_rounded: bool, part: slice) -> torch.Tensor:
             if inputs is None:
-                x, y = (self._input(stream, name, part) for stream in (self.plain, self.rounded))
-            else:
-                x, y = (values.read(part.start, part.stop).flatten(0, 1) for values in inputs)
+                return self._input(self.rounded if of_rounded else self.plain, name, part)
+            values: torch.Tensor = inputs[of_rounded].read(part.start, part.stop)
+            return values.flatten(0, 1)
+
+        compared = 0
+        for number, part in enumerate(self.samples.parts(held_out=False)):
+            y = read(True, part)
             stats.add(y)
-            add_products(difference, x / choice.scale - y, y)
-        stats.finish()
+            if number % COMPARED_EVERY == 0:
+                add_products(difference, read(False, part) / choice.scale - y, y)
+                compared += len(y)
+        difference.mul_(stats.rows / compared)
+        self._finish(name, stats, partial(read, True))
         aim = followed(float_weight(w), difference, stats.H)
         del difference
         return self._rounded(name, choice, stats, aim)

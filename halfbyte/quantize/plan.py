@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,7 @@ from halfbyte.quantize.effort import RECIPES
 from halfbyte.quantize.follow import ROWS as FOLLOWED_ROWS
 from halfbyte.quantize.held_out import MOST_LOGITS
 from halfbyte.quantize.machine import free_memory
+from halfbyte.quantize.options import Effort
 from halfbyte.quantize.stream import MICRO_BATCH_TOKENS
 from halfbyte.quantize.tune import BATCH_TOKENS
 
@@ -30,6 +31,7 @@ BESIDE_PRODUCTS = 1.6  # all the work over that in large products: rounding, att
 CANDIDATES = 24  # scales tried a linear, see awq_search
 PROGRAM = 700_000_000  # Python, torch and their libraries
 MARGIN = 1.05  # what the allocator and the libraries' own buffers take beside
+LESS: tuple[Effort, ...] = ("default", "fast", "gptq", "awq", "rtn")  # the best first
 SHARE_OF_FREE = 0.75  # of free memory that is taken without being told how much to take
 
 
@@ -62,13 +64,7 @@ def make_plan(
     least = _least_memory(checkpoint, group_size, tokens, options, device)
     limit = options.memory or int(free_memory(device) * SHARE_OF_FREE)
     if least > limit:
-        raise QuantizeError(
-            f"quantizing this model takes {least / 2**30:.1f} GiB of {device.type} memory (one block, its statistics "
-            f"and {MICRO_BATCH_TOKENS} tokens of activations), and "
-            + (f"--memory allows {limit / 2**30:.1f}; raise it to {least / 2**30 + 0.1:.1f}GiB" if options.memory else
-               f"{limit / 2**30:.1f} may be taken of what is free; --memory {least / 2**30 + 0.1:.1f}GiB takes more, "
-               "if other programs can do with less")
-        )  # fmt: skip
+        raise QuantizeError(_refusal(least, limit, checkpoint, group_size, tokens, options, device))
     streams = 4 * tokens * 2 * (width + max(heads, mlp))  # two models' hidden states, and what lies between two linears
     budget = limit - least
     fits = min(streams, budget)
@@ -79,6 +75,34 @@ def make_plan(
         group_size, config.num_layers, least + fits, streams - fits, copies * out + 2 * state + streams - fits,
         _flops(config, tokens, options) / flops_per_second(device), tuple(notes), budget,
     )  # fmt: skip
+
+
+def _refusal(
+    least: int,
+    limit: int,
+    checkpoint: Checkpoint,
+    group_size: int,
+    tokens: int,
+    options: QuantizeOptions,
+    device: torch.device,
+) -> str:
+    """What is needed, what there is, and which options would do."""
+    least_of = {e: _least_memory(checkpoint, group_size, tokens, replace(options, effort=e), device) for e in LESS}
+    needed = least / 2**30
+    more = f"{needed + 0.1:.1f}GiB"
+    ways = (
+        f"raise it to {more}" if options.memory else f"--memory {more} takes more, if other programs can do with less"
+    )
+    fitting = next((e for e, size in least_of.items() if size <= limit), None)
+    if fitting is not None:
+        ways += f"; or --effort {fitting}, which takes {least_of[fitting] / 2**30:.1f}"
+    room = f"{limit / 2**30:.1f}"
+    allowed = f"--memory allows {room}" if options.memory else f"{room} may be taken of what is free"
+    return (
+        f"quantizing this model with --effort {options.effort} takes {needed:.1f} GiB of {device.type} memory (one "
+        f"block, its statistics and {MICRO_BATCH_TOKENS} tokens of activations, all else in files), and {allowed}; "
+        + ways
+    )
 
 
 def _least_memory(

@@ -12,7 +12,8 @@ import torch
 
 from halfbyte.quantize.product import add_products
 
-COLUMNS = 512  # H is symmetric: it is gathered in column blocks of this width, on and below the diagonal
+COLUMNS = 256  # H is symmetric: it is gathered in column blocks of this width, on and below the diagonal
+ON_A_GPU = 1024  # the same there
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class InputStatistics:
 
     def add(self, x: torch.Tensor) -> None:
         """Take in x [T, K]."""
-        add_products(self.H, x, x, below=COLUMNS)
+        add_products(self.H, x, x, below=ON_A_GPU if x.is_cuda else COLUMNS)
         self.abs_sum += x.abs().sum(0)
         self.rows += x.shape[0]
 

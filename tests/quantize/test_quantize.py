@@ -161,10 +161,25 @@ def test_activations_that_overflow_name_layer_and_sample(tmp_path):
     config = of_family("llama", **VOCABULARY)
     source = a_source(tmp_path / "source")
     tensors = {name: t.float() for name, t in load_file(source / "model.safetensors").items()}
-    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e30
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e15
     tensors["model.layers.1.mlp.down_proj.weight"] *= 1e30
     write_model(source, config, tensors)
     refused(tmp_path, source, QuantizeError, r"model\.layers\.1: its output is not finite for calibration sample 0")
+
+
+@pytest.mark.parametrize("effort", ["rtn", "gptq", "default"])
+def test_activations_whose_squares_overflow_name_the_layer(tmp_path, effort):
+    source = a_source(tmp_path / "source")
+    tensors = {name: t.float() for name, t in load_file(source / "model.safetensors").items()}
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e22
+    write_model(source, of_family("llama", **VOCABULARY), tensors)
+    refused(
+        tmp_path,
+        source,
+        QuantizeError,
+        r"model\.layers\.1\.mlp\.down_proj: .* calibration sample \d+, .* overflows",
+        effort=effort,
+    )
 
 
 def test_weights_that_float16_cannot_hold_are_named(tmp_path):
