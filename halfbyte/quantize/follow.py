@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 
 SHARE = 0.5  # of the way from W to that weight
-SHRINK = 0.0
 DAMPING = 0.05  # of H's mean diagonal, added to it
 ROWS = 4096  # of a weight, taken at once
 
@@ -18,8 +17,7 @@ ROWS = 4096  # of a weight, taken at once
 def followed(weight: torch.Tensor, difference: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
     """The weight [N, K] to round instead of `weight`; difference: D [K, K]; H [K, K]."""
     damped = H.clone()
-    own = H.diagonal()
-    damped.diagonal().add_(SHRINK * own + DAMPING * own.mean().clamp(min=1e-30))
+    damped.diagonal().add_(DAMPING * H.diagonal().mean().clamp(min=1e-30))
     lower, failed = torch.linalg.cholesky_ex(damped)
     del damped
     if failed:  # with so much damping only where the numbers themselves are out of range
