@@ -1,6 +1,7 @@
 """What quantizing would take, for shapes too large to try: the plan that `halfbyte quantize` tells at the start.
 
-    python benchmarks/quantize_plan.py llama-2-70b [--samples 128] [--effort default] [--memory 24GiB] [--tflops 300]
+    python benchmarks/quantize_plan.py llama-2-70b [--samples 128] [--effort default] [--memory 24GiB]
+                                       [--device cuda --tflops 650]
 
 Nothing is read or written but a config. Times follow from the speed of a float32 product on this machine, or from
 --tflops for one that is not here. One JSON line an effort.
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--memory", default="1TiB")
     parser.add_argument("--tflops", type=float)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda needs --tflops, and no GPU")
     given = parser.parse_args()
     if given.tflops:
         plan.flops_per_second = lambda device: given.tflops * 1e12
@@ -80,7 +82,7 @@ def main() -> None:
         row = {"shape": given.shape, "effort": effort, "samples": f"{given.samples} x {given.seq_len}"}
         checkpoint, samples = Checkpoint(Headers(given.shape)), given.samples + HELD_OUT
         try:
-            told = plan.make_plan(checkpoint, given.group_size, samples, options, torch.device("cpu"), [])
+            told = plan.make_plan(checkpoint, given.group_size, samples, options, torch.device(given.device), [])
         except QuantizeError as error:
             row["refused"] = str(error)
         else:

@@ -18,6 +18,7 @@ from halfbyte.quantize.follow import ROWS as FOLLOWED_ROWS
 from halfbyte.quantize.held_out import MOST_LOGITS
 from halfbyte.quantize.machine import free_memory
 from halfbyte.quantize.options import Effort
+from halfbyte.quantize.product import product
 from halfbyte.quantize.stream import MICRO_BATCH_TOKENS
 from halfbyte.quantize.tune import BATCH_TOKENS
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from halfbyte.quantize.options import QuantizeOptions
 
 BESIDE_PRODUCTS = 1.6  # all the work over that in large products: rounding, attention, norms; as seen on two cores
+BESIDE_ON_A_GPU = 1.3  # the same there, of what grows with the tokens
+SECONDS_A_WEIGHT = 4.7e-9  # there, of what does not: scales, clipping, factors, rounding, files; as seen on one H200
 CANDIDATES = 24  # scales tried a linear, see awq_search
 PROGRAM = 700_000_000  # Python, torch and their libraries
 MARGIN = 1.05  # what the allocator and the libraries' own buffers take beside
@@ -73,7 +76,7 @@ def make_plan(
     copies = 2 if options.format == "awq" else 3  # the finished blocks, repacked ones, and the repository
     return Plan(
         group_size, config.num_layers, least + fits, streams - fits, copies * out + 2 * state + streams - fits,
-        _flops(config, tokens, options) / flops_per_second(device), tuple(notes), budget,
+        _seconds(config, tokens, options, device), tuple(notes), budget,
     )  # fmt: skip
 
 
@@ -161,24 +164,35 @@ def _inputs(config: ModelConfig) -> dict[str, int]:
     }  # fmt: skip
 
 
+def _seconds(config: ModelConfig, tokens: int, options: QuantizeOptions, device: torch.device) -> float:
+    products = _flops(config, tokens, options) / flops_per_second(device)
+    if device.type == "cpu":
+        return products * BESIDE_PRODUCTS
+    return products * BESIDE_ON_A_GPU + linear_weight_count(config) * SECONDS_A_WEIGHT
+
+
 def _flops(config: ModelConfig, tokens: int, options: QuantizeOptions) -> float:
+    """Of the large products."""
     recipe, block = RECIPES[options.effort], _block_weights(config)
-    heads, mlp, width = config.num_heads * config.head_dim, config.intermediate_size, config.hidden_size
-    statistics = 2 * width**2 + heads**2 + mlp**2
+    linears = [(sum(rows for _, rows in modules(config)[name]), k) for name, k in _inputs(config).items()]
+    squares = sum(k**2 for _, k in linears)
     streams = 2 if recipe.follow else 1
-    flops = 2.0 * streams * tokens * block + (3.3 if recipe.follow else 1.1) * tokens * statistics
-    flops += CANDIDATES * 2 * SEARCH_ROWS * statistics * recipe.scale + 8 * mlp**3 / 3
+    flops = 2.0 * streams * tokens * block + (2.6 if recipe.follow else 1.3) * tokens * squares
+    flops += CANDIDATES * 2 * SEARCH_ROWS * squares * recipe.scale
+    if recipe.follow:
+        flops += sum(4 * n * k**2 for n, k in linears)
     head = config.vocab_size * config.hidden_size
     tuning = recipe.tune * tokens * (2 * 4.3 * block * config.num_layers + 8 * head)
-    return (config.num_layers * flops + tuning) * BESIDE_PRODUCTS
+    return config.num_layers * flops + tuning
 
 
 def flops_per_second(device: torch.device) -> float:
-    """Speed of a float32 product here, measured in a fraction of a second."""
-    a, b = torch.ones(2048, 768, device=device), torch.ones(768, 1024, device=device)
-    (a @ b)[0, 0].item()
+    """Speed of the products that a quantizer makes, measured in a fraction of a second."""
+    size = (2048, 768, 1024) if device.type == "cpu" else (8192, 8192, 8192)
+    a, b = torch.ones(size[0], size[1], device=device), torch.ones(size[2], size[1], device=device)
+    product(a, b)[0, 0].item()
     start = time.perf_counter()
     for _ in range(3):
-        c = a @ b
+        c = product(a, b)
     c[0, 0].item()
-    return 3 * 2 * 2048 * 768 * 1024 / (time.perf_counter() - start)
+    return 3 * 2 * size[0] * size[1] * size[2] / (time.perf_counter() - start)
