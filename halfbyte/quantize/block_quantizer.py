@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from halfbyte.quantize.activations import ActivationStore
     from halfbyte.quantize.effort import Recipe
 
-COMPARED_EVERY = 2  # micro-batches: of so many one tells how far the two streams are apart
 SEARCH_TOKENS = 8192  # enough of the float model's inputs to choose scales by, where they serve nothing else
 ROUNDED_AT_ONCE = 2**24  # weights in float32 whose copies are held at once
 ON_A_GPU = 2**27  # the same there: it takes many rows to fill one
@@ -214,14 +213,10 @@ class BlockQuantizer:
             values: torch.Tensor = inputs[of_rounded].read(part.start, part.stop)
             return values.flatten(0, 1)
 
-        compared = 0
-        for number, part in enumerate(self.samples.parts(held_out=False)):
+        for part in self.samples.parts(held_out=False):
             y = read(True, part)
             stats.add(y)
-            if number % COMPARED_EVERY == 0:
-                add_products(difference, read(False, part) / choice.scale - y, y)
-                compared += len(y)
-        difference.mul_(stats.rows / compared)
+            add_products(difference, read(False, part) / choice.scale - y, y)
         self._finish(name, stats, partial(read, True))
         aim = followed(float_weight(w), difference, stats.H)
         del difference
