@@ -153,8 +153,13 @@ class Checkpoint:
         Whoever changes weights, as a quantizer does, wants them float. device: containers are checked and unpacked
         there, and tensors lie there.
         """
-        other = copy(self)
+        other = self.on(device)
         other._gguf_integers = True
+        return other
+
+    def on(self, device: torch.device | None) -> Checkpoint:
+        """The same checkpoint, whose tensors are checked on a device, and lie there."""
+        other = copy(self)
         other._device = device
         return other
 

@@ -76,6 +76,11 @@ class FolderSource:
         """A part of a matrix, without reading the rest of it."""
         return self._shard_of[name].read_part(name, rows, columns)
 
+    def release(self) -> None:
+        """See Source."""
+        for shard in set(self._shard_of.values()):
+            shard.release()
+
     def origin(self, name: str) -> str:
         """The path of the file that holds a tensor."""
         shard = self._shard_of.get(name)

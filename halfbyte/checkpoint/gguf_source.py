@@ -88,6 +88,10 @@ class GGUFSource:
             raise CheckpointError(f"{self.path}: there is no tensor {name}")
         return self.in_hf_order(name, self._dequantize(self._by_name[name]))
 
+    def release(self) -> None:
+        """See Source."""
+        self.__dict__.pop("_data", None)
+
     def in_hf_order(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         """Rows of a tensor as they lie in the file, in the order that Hugging Face's rotary embedding expects."""
         heads = interleaved_heads(self._by_name[name].name)

@@ -39,6 +39,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class Shard(Protocol):
@@ -55,6 +56,9 @@ class Shard(Protocol):
 
     def read_part(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
         """A part of a matrix, without reading the rest of it. Raises CheckpointError."""
+
+    def release(self) -> None:
+        """Give back what reading has mapped."""
 
 
 def open_shard(path: Path) -> Shard:
@@ -88,6 +92,17 @@ class SafetensorsShard:
             return self._handle.get_slice(name)[rows, columns]  # type: ignore[no-any-return]
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{self.path}: tensor {name} cannot be read: {error}") from error
+
+    def release(self) -> None:
+        """See Shard."""
+        self.__dict__.pop("_handle", None)
+
+    def places(self) -> dict[str, int]:
+        """Where in the file each tensor's data begin."""
+        header, data_size = _read_header(self.path)
+        header.pop("__metadata__", None)
+        begin = self.path.stat().st_size - data_size
+        return {name: begin + int(entry["data_offsets"][0]) for name, entry in header.items()}
 
     @cached_property
     def _handle(self) -> Any:
@@ -170,6 +185,11 @@ class PickleShard:
     def read_part(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
         """See Shard."""
         return self._state[name][rows, columns].contiguous()
+
+    def release(self) -> None:
+        """See Shard."""
+        _ = self.tensors  # what the file holds is known without the mapping from here on
+        self.__dict__.pop("_state", None)
 
     @cached_property
     def _state(self) -> dict[str, torch.Tensor]:

@@ -45,6 +45,9 @@ class Source(Protocol):
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor from disk. Raises CheckpointError, naming file and tensor, if it cannot be had whole."""
 
+    def release(self) -> None:
+        """Give back what reading has mapped. Tensors that were read keep what they need; reading again maps again."""
+
     def origin(self, name: str) -> str:
         """The file that holds a tensor, for messages."""
 

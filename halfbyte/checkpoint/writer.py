@@ -12,8 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
-
+from halfbyte.checkpoint.shard_writer import Entry, write_safetensors
 from halfbyte.errors import OutputError
 
 if TYPE_CHECKING:
@@ -25,14 +24,17 @@ SPARE_BYTES = 64 * 2**20  # kept free beyond what the weights need: tokenizer, c
 
 
 class RepositoryWriter:
-    """A context manager: `add` tensors, then `finish`; leaving it without `finish` removes what was written."""
+    """A context manager: `add` tensors, then `finish`; leaving it without `finish` removes what was written.
+
+    Tensors given by `add_later` are not held: a shard's data are fetched one by one when it is written.
+    """
 
     def __init__(self, out: str | Path, *, max_shard_size: int, overwrite: bool = False) -> None:
         self.out = Path(out)
         self.part = self.out.parent / f".{self.out.name}.part"
         self.max_shard_size = max_shard_size
         self.overwrite = overwrite
-        self.shard: dict[str, torch.Tensor] = {}
+        self.shard: dict[str, Entry] = {}
         self.shard_bytes = 0
         self.shards: list[list[str]] = []
         self.total_size = 0
@@ -64,11 +66,15 @@ class RepositoryWriter:
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Add a tensor; a full shard goes to disk at once."""
-        if self.shard and self.shard_bytes + tensor.nbytes > self.max_shard_size:
+        self.add_later(name, Entry(tensor.dtype, tuple(tensor.shape), lambda: tensor))
+
+    def add_later(self, name: str, entry: Entry) -> None:
+        """Add a tensor whose data can be had until its shard is written."""
+        if self.shard and self.shard_bytes + entry.nbytes > self.max_shard_size:
             self._flush()
-        self.shard[name] = tensor.contiguous()
-        self.shard_bytes += tensor.nbytes
-        self.total_size += tensor.nbytes
+        self.shard[name] = entry
+        self.shard_bytes += entry.nbytes
+        self.total_size += entry.nbytes
 
     def finish(self, config: dict[str, Any], files: dict[str, bytes]) -> None:
         """Write the index, the small files and config.json, and put the folder in its place."""
@@ -90,7 +96,7 @@ class RepositoryWriter:
             return
         path = self.part / f"shard-{len(self.shards):05}.safetensors"
         try:
-            save_file(self.shard, path, metadata={"format": "pt"})
+            write_safetensors(path, self.shard)
             sync(path)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error

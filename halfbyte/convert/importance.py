@@ -16,10 +16,9 @@ from halfbyte.checkpoint.gguf_header import read_header
 from halfbyte.checkpoint.gguf_names import gguf_name
 from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.errors import CheckpointError, QuantizeError
-from halfbyte.models.loader import read_block
 from halfbyte.models.rope import Rope
 from halfbyte.quantize.activations import ActivationStore
-from halfbyte.quantize.block import float_block, modules
+from halfbyte.quantize.block import float_block, modules, source_block
 from halfbyte.quantize.calibration import calibration_data, calibration_texts
 from halfbyte.quantize.stream import Stream, micro_batches
 
@@ -58,7 +57,7 @@ def measure_importance(checkpoint: Checkpoint, options: ConvertOptions, progress
     found = {}
     progress.start("measuring importance, block", config.num_layers)
     for layer in range(config.num_layers):
-        block = float_block(read_block(checkpoint, layer))
+        block = float_block(source_block(checkpoint, layer))
         squares = dict.fromkeys(modules(config), torch.zeros(()))
 
         def observe(name: str, x: torch.Tensor, squares: dict[str, torch.Tensor] = squares) -> None:

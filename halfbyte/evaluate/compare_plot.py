@@ -36,6 +36,7 @@ def plot(comparison: Comparison, path: Path) -> None:
             for size, c in zip(sizes, points, strict=True):
                 axes.annotate(f"g{c.group_size}", (size, getattr(c, value)), fontsize=7, xytext=(3, 3),
                               textcoords="offset points")  # fmt: skip
+        axes.margins(0.12)  # room for the labels
         if value == "perplexity":
             axes.axhline(comparison.reference_perplexity, color="grey", linestyle="--", linewidth=1, label="reference")
         else:

@@ -179,6 +179,7 @@ class BlockReader:
     made_float: list[str] | None = None
     share: Share | None = None
     reduce: Reduce | None = None  # what sums over the shares
+    as_stored: bool = False  # what is made float keeps the type that it is stored in
 
     def block(self, layer: int) -> Block:
         """One block's weights."""
@@ -207,7 +208,8 @@ class BlockReader:
         if together is None or (together[1] is not None and not self.takes_order):
             if self.made_float is not None:
                 self.made_float += [p for p, w in zip(prefixes, weights, strict=True) if isinstance(w, IntWeight)]
-            return LinearWeight(torch.cat([_as_float(w) for w in weights]), _joined(biases, weights))
+            floats = [w if self.as_stored and isinstance(w, torch.Tensor) else _as_float(w) for w in weights]
+            return LinearWeight(torch.cat(floats), _joined(biases, weights))
         return LinearWeight(together[0], _joined(biases, weights), together[1])
 
     def _weight(self, prefix: str) -> IntWeight | torch.Tensor:

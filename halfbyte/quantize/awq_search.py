@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from halfbyte.quantize.statistics import InputStatistics
 
 SEARCH_ROWS = 256  # outputs, evenly spaced, that candidates are judged by: ten times fewer products, the same choices
+ROWS_AT_ONCE = 2048  # of a weight, copied
 COARSE = 10  # ratios 0, 1/10 .. 1
 FINE = (-0.05, 0.05)  # added to the best of them
 LEAST_ACTIVITY = 1e-3  # of the mean: a dead channel is not scaled out of existence
@@ -50,30 +51,32 @@ def search_scale(
 
     slots [K]: channels with the same number must share a scale (the heads that read one key-value head).
     """
-    magnitude = shared(relative_magnitude(weight, *ranges(weight, group_size)), slots)
+    magnitude = shared(relative_magnitude(weight, group_size), slots)
     weight = weight[:: -(-weight.shape[0] // SEARCH_ROWS)]
     low, high = ranges(weight, group_size)
     unscaled = output_error(rounding_error(weight, low, high, levels), stats.H).item()
     best = ScaleChoice(torch.ones_like(weight[0]), "none", 0.0, unscaled, unscaled)
     activity = shared(stats.mean_abs, slots)
     activity = (activity / activity.mean().clamp(min=1e-30)).clamp_(min=LEAST_ACTIVITY)
+
+    def error_of(scale: torch.Tensor) -> torch.Tensor:
+        scaled = weight * scale
+        return output_error(rounding_error(scaled, *ranges(scaled, group_size), levels).div_(scale), stats.H)
+
     for formula in ("x", "x/w"):
-        coarse = [i / COARSE for i in range(COARSE + 1)]
-        for ratio in _then_finer(coarse, best, formula):
-            scale = candidate(activity, magnitude, ratio, formula)
-            scaled = weight * scale
-            delta = rounding_error(scaled, *ranges(scaled, group_size), levels).div_(scale)
-            error = output_error(delta, stats.H).item()
-            if error < best.error:
-                best.scale, best.formula, best.ratio, best.error = scale, formula, ratio, error
+        for ratios in _coarse_then_fine(best, formula):
+            scales = [candidate(activity, magnitude, ratio, formula) for ratio in ratios]
+            errors = torch.stack([error_of(scale) for scale in scales]).tolist()  # a GPU is waited for once
+            for ratio, scale, error in zip(ratios, scales, errors, strict=True):
+                if error < best.error:
+                    best.scale, best.formula, best.ratio, best.error = scale, formula, ratio, error
     return best
 
 
-def _then_finer(coarse: list[float], best: ScaleChoice, formula: str) -> Iterator[float]:
-    yield from coarse
+def _coarse_then_fine(best: ScaleChoice, formula: str) -> Iterator[list[float]]:
+    yield [i / COARSE for i in range(COARSE + 1)]
     if best.formula == formula:
-        middle = best.ratio
-        yield from (middle + step for step in FINE if 0 <= middle + step <= 1)
+        yield [best.ratio + step for step in FINE if 0 <= best.ratio + step <= 1]
 
 
 def candidate(activity: torch.Tensor, magnitude: torch.Tensor, ratio: float, formula: str) -> torch.Tensor:
@@ -85,11 +88,13 @@ def candidate(activity: torch.Tensor, magnitude: torch.Tensor, ratio: float, for
     return scale / (scale.max() * scale.min()).sqrt()
 
 
-def relative_magnitude(weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+def relative_magnitude(weight: torch.Tensor, group_size: int) -> torch.Tensor:
     """Mean over outputs of |w| / max|w| within its group, [K]."""
-    largest = torch.maximum(-low, high).clamp_(min=1e-8)
-    groups = grouped(weight.abs(), weight.shape[1] // low.shape[1])
-    return (groups / largest[..., None]).mean(0).flatten()
+    total = torch.zeros_like(weight[0])
+    for begin in range(0, weight.shape[0], ROWS_AT_ONCE):
+        groups = grouped(weight[begin : begin + ROWS_AT_ONCE].abs(), group_size)
+        total += groups.div_(groups.amax(-1, keepdim=True).clamp_(min=1e-8)).sum(0).flatten()
+    return total / weight.shape[0]
 
 
 def shared(values: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:

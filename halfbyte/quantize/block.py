@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from halfbyte.kernels.interface import AfterAttention, LinearWeight
+from halfbyte.models.loader import BlockReader
 from halfbyte.models.network import Block
 
 if TYPE_CHECKING:
+    from halfbyte.checkpoint.checkpoint import Checkpoint
     from halfbyte.checkpoint.config import ModelConfig
 
 PRODUCER = {"o": "qkv", "down": "gate_up"}  # whose rows a linear's scale goes into; the others' goes into a norm
@@ -66,11 +68,22 @@ def groups_of(w: LinearWeight, group_size: int) -> int:
     return int(float_weight(w).shape[1]) if group_size == -1 else group_size
 
 
-def float_block(block: Block, device: torch.device | str = "cpu") -> Block:
-    """A float32 copy of a block on a device, whose weights may be changed in place."""
+def source_block(checkpoint: Checkpoint, layer: int) -> Block:
+    """A block as the source has it: linears in the type they are stored in, all else in float32, and nothing mapped."""
+    block = BlockReader(checkpoint, as_stored=True).block(layer)
+    for w in block.linears().values():
+        w.bias = None if w.bias is None else w.bias.float()
+    block.input_norm, block.after.norm = block.input_norm.float().clone(), block.after.norm.float().clone()
+    block.q_norm, block.k_norm = (None if n is None else n.float().clone() for n in (block.q_norm, block.k_norm))
+    checkpoint.source.release()
+    return block
+
+
+def float_block(block: Block) -> Block:
+    """A float32 copy of a block, whose weights may be changed in place."""
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(device).to(torch.float32, copy=True)
+        return tensor.to(torch.float32, copy=True)
 
     def copied(w: LinearWeight) -> LinearWeight:
         return LinearWeight(moved(float_weight(w)), None if w.bias is None else moved(w.bias))

@@ -6,24 +6,27 @@ The float model's samples walk ahead by one stage; those of the quantized model 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from halfbyte.checkpoint.int4 import IntWeight, concat_rows, rows_of
+from halfbyte.errors import QuantizeError
 from halfbyte.quantize.awq_search import ScaleChoice, search_scale
 from halfbyte.quantize.block import PRODUCER, float_weight, fold_scale, groups_of, modules, shared_value_channels
 from halfbyte.quantize.clip_search import search_ranges
 from halfbyte.quantize.follow import followed
 from halfbyte.quantize.gptq import ColumnRounding
+from halfbyte.quantize.product import add_products
 from halfbyte.quantize.published import as_published
 from halfbyte.quantize.report import LayerReport
 from halfbyte.quantize.rounding import ASYMMETRIC_4, Levels, quantize_weight, ranges, rounding_error
-from halfbyte.quantize.statistics import InputStatistics, row_errors
+from halfbyte.quantize.statistics import InputStatistics, output_error
 from halfbyte.quantize.stream import Stream, micro_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from halfbyte.kernels.interface import LinearWeight
     from halfbyte.models.network import Block
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
     from halfbyte.quantize.effort import Recipe
 
 SEARCH_TOKENS = 8192  # enough of the float model's inputs to choose scales by, where they serve nothing else
-ROUNDED_AT_ONCE = 2**25  # weights in float32 whose copies are held at once
+ROUNDED_AT_ONCE = 2**24  # weights in float32 whose copies are held at once
+ON_A_GPU = 2**27  # the same there: it takes many rows to fill one
+REPORTED_ROWS = 256  # of a linear, evenly spaced, that the report's errors are of
 
 
 @dataclass(slots=True)
@@ -136,8 +141,8 @@ class BlockQuantizer:
             if part in observed:
                 stats[first].add(x)
                 stats[second].add(out)
-        for s in stats.values():
-            s.finish()
+        self._finish(first, stats[first], lambda part: self._input(self.plain, first, part))
+        self._finish(second, stats[second], lambda part: plain.read(part.start, part.stop))
         choices = {name: self._scale(name, stats[name]) for name in (first, second)}
         done = []
         if self.recipe.follow:
@@ -161,6 +166,21 @@ class BlockQuantizer:
     def _output(self, stream: Stream, name: str, x: torch.Tensor, part: slice) -> torch.Tensor:
         block = self.source if stream is self.plain else self.block
         return stream.attend(block, self.layer, x, part) if name == "qkv" else stream.activate(block, x)
+
+    def _finish(self, name: str, stats: InputStatistics, inputs: Callable[[slice], torch.Tensor]) -> None:
+        """To be called behind the last input. Raises QuantizeError if their squares do not fit float32."""
+        stats.finish()
+        if stats.H.diagonal().isfinite().all():
+            return
+        largest = [
+            inputs(slice(sample, sample + 1)).abs().max().nan_to_num(float("inf")).item()
+            for sample in range(self.samples.calibration)
+        ]
+        raise QuantizeError(
+            f"model.layers.{self.layer}.{self.modules[name][0][0]}: its inputs go up to {max(largest):.3g}, for "
+            f"calibration sample {largest.index(max(largest))}, and the sum of their squares overflows float32; the "
+            "weights before it are damaged (halfbyte inspect --verify tells)"
+        )
 
     def _scale(self, name: str, stats: InputStatistics) -> ScaleChoice:
         """Choose a linear's scale and fold it in."""
@@ -186,14 +206,18 @@ class BlockQuantizer:
         width = len(choice.scale)
         stats = InputStatistics.empty(width, self.store.device)
         difference = torch.zeros(width, width, device=self.store.device)
-        for part in self.samples.parts(held_out=False):
+
+        def read(of_rounded: bool, part: slice) -> torch.Tensor:
             if inputs is None:
-                x, y = (self._input(stream, name, part) for stream in (self.plain, self.rounded))
-            else:
-                x, y = (values.read(part.start, part.stop).flatten(0, 1) for values in inputs)
+                return self._input(self.rounded if of_rounded else self.plain, name, part)
+            values: torch.Tensor = inputs[of_rounded].read(part.start, part.stop)
+            return values.flatten(0, 1)
+
+        for part in self.samples.parts(held_out=False):
+            y = read(True, part)
             stats.add(y)
-            difference.addmm_((x / choice.scale - y).T, y)
-        stats.finish()
+            add_products(difference, read(False, part) / choice.scale - y, y)
+        self._finish(name, stats, partial(read, True))
         aim = followed(float_weight(w), difference, stats.H)
         del difference
         return self._rounded(name, choice, stats, aim)
@@ -210,69 +234,91 @@ class BlockQuantizer:
         if aim is None:
             stats.rescale(choice.scale)
             aim = weight
-        rounded, errors = self._round(aim, weight, choice.scale, stats.H, groups_of(w, self.group_size))
-        w.weight = rounded.dequantize()
-        return self._parts_of(name, choice, rounded, errors)
+        size = groups_of(w, self.group_size)
+        rounded = self._round(aim, stats.H, size)
+        done = self._parts_of(name, choice, rounded, aim, weight, stats.H)
+        for part in row_chunks(weight):
+            weight[part] = rows_of(rounded, part).dequantize()
+        return done
 
     def _kept(self, name: str, w: LinearWeight) -> list[QuantizedLinear]:
         self._publish_bias(name, w)
         w.weight = as_published(float_weight(w), f"model.layers.{self.layer}.{self.modules[name][0][0]}.weight")
         return []
 
-    def _round(
-        self, aim: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, H: torch.Tensor, size: int
-    ) -> tuple[IntWeight, torch.Tensor]:
-        """`aim` rounded; and of each row the squared output, the error of plain rounding, and that of this one."""
-        if self.act_order and size < weight.shape[1]:
+    def _round(self, aim: torch.Tensor, H: torch.Tensor, size: int) -> IntWeight:
+        """`aim` rounded."""
+        if self.act_order and size < aim.shape[1]:
             order = H.diagonal().argsort(descending=True, stable=True)
-            ordered, errors = self._round_groups(
-                aim[:, order], weight[:, order], scale[order], H[order][:, order], size
-            )  # fmt: skip
+            ordered = self._round_groups(aim[:, order], H[order[:, None], order], size)
             place = order.argsort()
-            return IntWeight(ordered.q[:, place], ordered.s, ordered.z, ordered.bits, place // size), errors
-        return self._round_groups(aim, weight, scale, H, size)
+            return IntWeight(ordered.q[:, place], ordered.s, ordered.z, ordered.bits, place // size)
+        return self._round_groups(aim, H, size)
 
-    def _round_groups(
-        self, aim: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, H: torch.Tensor, size: int
-    ) -> tuple[IntWeight, torch.Tensor]:
+    def _round_groups(self, aim: torch.Tensor, H: torch.Tensor, size: int) -> IntWeight:
         """The same with groups of neighbours."""
         levels = self.levels
         rounding = ColumnRounding(H) if self.recipe.compensate else None
-        at_once = max(1, ROUNDED_AT_ONCE // weight.shape[1])
-        pieces, errors = [], []
-        for begin in range(0, weight.shape[0], at_once):
-            rows = aim[begin : begin + at_once]
+        pieces = []
+        for part in row_chunks(aim):
+            rows = aim[part]
             low, high = search_ranges(rows, H, size, levels) if self.recipe.clip else ranges(rows, size)
-            piece = (
+            pieces.append(
                 rounding.round(rows, low, high, levels) if rounding else quantize_weight(rows, low, high, levels)
-            )  # fmt: skip
-            unscaled = weight[begin : begin + at_once] / scale
-            plain = rounding_error(unscaled, *ranges(unscaled, size), levels).mul_(scale)
-            deltas = (rows, plain, piece.dequantize() - rows)
-            errors.append(torch.stack([row_errors(delta, H) for delta in deltas]))
-            pieces.append(piece)
-        return concat_rows(pieces), torch.cat(errors, 1)
+            )
+        return concat_rows(pieces)
 
     def _parts_of(
-        self, name: str, choice: ScaleChoice, rounded: IntWeight, errors: torch.Tensor
+        self,
+        name: str,
+        choice: ScaleChoice,
+        rounded: IntWeight,
+        aim: torch.Tensor,
+        weight: torch.Tensor,
+        H: torch.Tensor,
     ) -> list[QuantizedLinear]:
+        """The stacked linears one by one, each with its report."""
         done, begin = [], 0
-        for module, rows in self.modules[name]:
-            part = slice(begin, begin + rows)
-            begin += rows
-            power, plain, after = errors[:, part].sum(1).tolist()
+        for module, count in self.modules[name]:
+            some = slice(begin, begin + count, -(-count // REPORTED_ROWS))
+            power, plain, after = self._errors(rounded, aim, weight, choice.scale, H, some)
             report = LayerReport(
                 name=f"model.layers.{self.layer}.{module}",
                 inputs=rounded.q.shape[1],
-                outputs=rows,
+                outputs=count,
                 formula=choice.formula,
                 ratio=round(choice.ratio, 4),
                 error_before=plain / max(power, 1e-30),
                 error_after=after / max(power, 1e-30),
             )
-            done.append(QuantizedLinear(module, rows_of(rounded, part), report))
+            done.append(QuantizedLinear(module, rows_of(rounded, slice(begin, begin + count)), report))
+            begin += count
         return done
+
+    def _errors(
+        self,
+        rounded: IntWeight,
+        aim: torch.Tensor,
+        weight: torch.Tensor,
+        scale: torch.Tensor,
+        H: torch.Tensor,
+        rows: slice,
+    ) -> list[float]:
+        """Of some outputs their square, and the squared errors of plain rounding and of this one."""
+        unscaled, wanted = weight[rows] / scale, aim[rows]
+        size = unscaled.shape[1] // rounded.s.shape[1]
+        plain = rounding_error(unscaled, *ranges(unscaled, size), self.levels).mul_(scale)
+        deltas = (wanted, plain, rows_of(rounded, rows).dequantize() - wanted)
+        found: list[float] = torch.stack([output_error(delta, H) for delta in deltas]).tolist()
+        return found
 
     def _publish_bias(self, name: str, w: LinearWeight) -> None:
         if w.bias is not None:
             w.bias = as_published(w.bias, f"model.layers.{self.layer}.{self.modules[name][0][0]}.bias")
+
+
+def row_chunks(weight: torch.Tensor) -> Iterator[slice]:
+    """Rows whose float32 copies may be held at once."""
+    at_once = max(1, (ON_A_GPU if weight.is_cuda else ROUNDED_AT_ONCE) // weight.shape[1])
+    for begin in range(0, weight.shape[0], at_once):
+        yield slice(begin, begin + at_once)

@@ -14,11 +14,11 @@ from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.containers import CONFIG_FILES, new_container
 from halfbyte.checkpoint.gptq import NAME as GPTQ
 from halfbyte.checkpoint.open import open_source
+from halfbyte.checkpoint.shard_writer import Entry
 from halfbyte.checkpoint.size import linear_weight_count
 from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.checkpoint.writer import RepositoryWriter, json_bytes
 from halfbyte.errors import QuantizeError
-from halfbyte.models.loader import read_block
 from halfbyte.models.rope import Rope
 from halfbyte.quantize.activations import ActivationStore
 from halfbyte.quantize.block import float_block
@@ -27,13 +27,14 @@ from halfbyte.quantize.calibration import CalibrationData, calibration_data, cal
 from halfbyte.quantize.card import model_card
 from halfbyte.quantize.chat_template import choose_template, template_files
 from halfbyte.quantize.effort import RECIPES
-from halfbyte.quantize.finished import finish, read_finished, read_packed
+from halfbyte.quantize.finished import finish, read_finished, read_packed, stored_entries
 from halfbyte.quantize.held_out import HeldOut, measure_held_out
 from halfbyte.quantize.machine import pick_device
 from halfbyte.quantize.options import QuantizeOptions
 from halfbyte.quantize.padding import PaddedSource
 from halfbyte.quantize.plan import Plan, make_plan
 from halfbyte.quantize.published import as_published, float16
+from halfbyte.quantize.read_ahead import read_ahead
 from halfbyte.quantize.report import LayerReport, Report
 from halfbyte.quantize.rounding import ASYMMETRIC_4
 from halfbyte.quantize.selection import Selection, padded_width, select
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from halfbyte.checkpoint.source import Source
 
 NOT_COPIED = CONFIG_FILES | {"README.md", ".gitattributes"}
-WORK_FORMAT = 1  # of what the work folder keeps; another one is not gone on with
+WORK_FORMAT = 2  # of what the work folder keeps; another one is not gone on with
 OF_CALIBRATION = 4  # samples that stand in for held-out ones where the text has no more
 
 
@@ -111,9 +112,7 @@ def quantize(
     )
     _check_tokens(data, checkpoint)
     samples = len(data.tokens) + (len(data.held_out) or OF_CALIBRATION)
-    plan = make_plan(
-        checkpoint.config, selection.group_size, samples, options, device, notes + selection.notes + _told(data)
-    )
+    plan = make_plan(checkpoint, selection.group_size, samples, options, device, notes + selection.notes + _told(data))
     replace = options.overwrite or WorkFolder(out).finishing
     writer = RepositoryWriter(out, max_shard_size=options.max_shard_size, overwrite=replace)
     writer.check(plan.disk)
@@ -193,7 +192,7 @@ class _Run:
 
     def blocks(self) -> None:
         """Quantize every block that is not finished yet."""
-        store = ActivationStore(
+        self.store = store = ActivationStore(
             len(self.tokens), self.options.seq_len, self.plan.activation_budget, self.work.path, self.device
         )
         streams = [Stream(self.config, self.rope, store.new(self.config.hidden_size)) for _ in range(2)]
@@ -211,14 +210,14 @@ class _Run:
             self.options.levels, act_order=self.options.act_order,
         )  # fmt: skip
         saved: Future[None] | None = None
-        with ThreadPoolExecutor(2) as pool:
-            for layer, source in self._read_ahead(begin, pool):
+        with ThreadPoolExecutor(1) as pool:
+            for layer, source in read_ahead(self.checkpoint, begin, self.device):
                 if layer < done:
                     quantizer.replay(
                         layer, source, read_finished(self.work.blocks()[layer]).block(self.config, self.device)
                     )
                     continue
-                block = float_block(source, self.device)
+                block = float_block(source)
                 linears = quantizer.run(layer, source, block, self.selection.kept[layer])
                 tensors = finish(block, linears, self.config).tensors()
                 reports = [asdict(linear.report) for linear in linears]
@@ -240,7 +239,7 @@ class _Run:
         """Learn scales and norms; returns what is to be changed, block by block, or None if it did not help."""
         before = self.held_out
         assert before is not None
-        room = linear_weight_count(self.config) <= self.plan.activation_budget // 2
+        room = linear_weight_count(self.config) <= self.store.left
         files = [self.work.blocks()[layer] for layer in range(self.layers)]
         tuner = Tuner(self.config, self.rope, files, self.device, resident=room)
         tuned = self.work.tuned()
@@ -272,27 +271,24 @@ class _Run:
         self, writer: RepositoryWriter, container: Container, changes: dict[int, dict[str, torch.Tensor]] | None
     ) -> None:
         """Write all tensors of the repository."""
-        name = "model.embed_tokens.weight"
-        writer.add(name, float16(self.checkpoint.tensor(name), name))
-        for layer in range(self.layers):
-            path, changed = self.work.blocks()[layer], (changes or {}).get(layer, {})
-            if container.name == "awq":  # as the work folder has it
-                tensors = read_packed(path) | changed
-            else:
-                tensors = read_finished(path, changed).tensors(container)
-            for name, tensor in tensors.items():
-                writer.add(f"model.layers.{layer}.{name}", tensor)
+        self._add_float(writer, "model.embed_tokens.weight")
+        for layer, path in sorted(self.work.blocks().items()):
+            changed = (changes or {}).get(layer, {})
+            if container.name != "awq":  # else the work folder has it as it is to be
+                path = self.work.save_repacked(layer, read_finished(path, changed).tensors(container))  # noqa: PLW2901
+                changed = {}
+            for name, entry in stored_entries(path).items():
+                full = f"model.layers.{layer}.{name}"
+                if name in changed:
+                    writer.add(full, changed[name])
+                else:
+                    writer.add_later(full, entry)
         for name in ["model.norm.weight"] + ["lm_head.weight"] * (not self.config.tie_word_embeddings):
-            writer.add(name, float16(self.checkpoint.tensor(name), name))
+            self._add_float(writer, name)
 
-    def _read_ahead(self, begin: int, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Any]]:
-        """Float blocks on the device from `begin` on, each read while the one before is worked on."""
-        following = pool.submit(read_block, self.checkpoint, begin) if begin < self.layers else None
-        for layer in range(begin, self.layers):
-            assert following is not None
-            block = following.result()
-            following = pool.submit(read_block, self.checkpoint, layer + 1) if layer + 1 < self.layers else None
-            yield layer, float_block(block, self.device)
+    def _add_float(self, writer: RepositoryWriter, name: str) -> None:
+        shape = self.checkpoint.source.tensors()[name].shape
+        writer.add_later(name, Entry(torch.float16, shape, lambda: float16(self.checkpoint.tensor(name), name)))
 
     def _embed(self) -> None:
         embedding = self.checkpoint.tensor("model.embed_tokens.weight")
@@ -300,6 +296,7 @@ class _Run:
             values = embedding[self.tokens[part]].float().to(self.device)
             for stream in (self.plain, self.rounded):
                 stream.hidden.write(part.start, values)
+        self.checkpoint.source.release()
 
     def _ends(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Embedding [V, D] as stored, final norm and head in float32 on the device."""

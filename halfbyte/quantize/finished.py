@@ -14,6 +14,8 @@ from safetensors import safe_open
 from halfbyte.checkpoint.awq import pack_gemm, unpack_gemm
 from halfbyte.checkpoint.gptq import V2, GptqConfig
 from halfbyte.checkpoint.int4 import IntWeight
+from halfbyte.checkpoint.shard_writer import Entry, Stored
+from halfbyte.checkpoint.shards import SafetensorsShard
 from halfbyte.kernels.interface import AfterAttention, LinearWeight
 from halfbyte.models.network import Block
 from halfbyte.quantize.block import float_weight, modules, norms
@@ -85,6 +87,13 @@ def finish(block: Block, linears: list[QuantizedLinear], config: ModelConfig) ->
             if module not in packed:
                 floats[f"{module}.weight"] = float_weight(w)[part].half()
     return FinishedBlock(packed, floats)
+
+
+def stored_entries(path: Path) -> dict[str, Entry]:
+    """Where a block's file has its tensors."""
+    shard = SafetensorsShard(path)
+    places = shard.places()
+    return {name: Entry(i.dtype, i.shape, Stored(path, places[name])) for name, i in shard.tensors.items()}
 
 
 def read_packed(path: Path) -> dict[str, torch.Tensor]:

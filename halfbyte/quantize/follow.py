@@ -11,15 +11,20 @@ import torch
 
 SHARE = 0.5  # of the way from W to that weight
 DAMPING = 0.05  # of H's mean diagonal, added to it
+ROWS = 4096  # of a weight, taken at once
 
 
 def followed(weight: torch.Tensor, difference: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
     """The weight [N, K] to round instead of `weight`; difference: D [K, K]; H [K, K]."""
-    damped = H.double()
-    damped.diagonal().add_(DAMPING * H.diagonal().double().mean().clamp(min=1e-30))
+    damped = H.clone()
+    damped.diagonal().add_(DAMPING * H.diagonal().mean().clamp(min=1e-30))
     lower, failed = torch.linalg.cholesky_ex(damped)
     del damped
     if failed:  # with so much damping only where the numbers themselves are out of range
         return weight
-    wanted = torch.mm(weight, difference).double().T
-    return weight + SHARE * torch.cholesky_solve(wanted, lower).T.to(weight.dtype)
+    aim = torch.empty_like(weight)
+    for begin in range(0, len(weight), ROWS):
+        rows = slice(begin, begin + ROWS)
+        wanted = torch.mm(weight[rows], difference)
+        aim[rows] = weight[rows] + SHARE * torch.cholesky_solve(wanted.T, lower).T
+    return aim

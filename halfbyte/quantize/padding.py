@@ -51,6 +51,10 @@ class PaddedSource:
             return F.pad(tensor, (0, 0, 0, self.by) if tensor.ndim == 2 else (0, self.by))
         return F.pad(tensor, (0, self.by)) if name.endswith(_COLUMNS) else tensor
 
+    def release(self) -> None:
+        """The source's own."""
+        self.source.release()
+
     def origin(self, name: str) -> str:
         """The source's own."""
         return self.source.origin(name)

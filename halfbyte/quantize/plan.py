@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,18 +11,30 @@ import torch
 from halfbyte.checkpoint.size import awq_size, linear_weight_count
 from halfbyte.errors import QuantizeError
 from halfbyte.quantize.awq_search import SEARCH_ROWS
-from halfbyte.quantize.block_quantizer import ROUNDED_AT_ONCE
+from halfbyte.quantize.block import modules
+from halfbyte.quantize.block_quantizer import ON_A_GPU, ROUNDED_AT_ONCE
 from halfbyte.quantize.effort import RECIPES
+from halfbyte.quantize.follow import ROWS as FOLLOWED_ROWS
+from halfbyte.quantize.held_out import MOST_LOGITS
 from halfbyte.quantize.machine import free_memory
+from halfbyte.quantize.options import Effort
+from halfbyte.quantize.product import product
 from halfbyte.quantize.stream import MICRO_BATCH_TOKENS
+from halfbyte.quantize.tune import BATCH_TOKENS
 
 if TYPE_CHECKING:
+    from halfbyte.checkpoint.checkpoint import Checkpoint
     from halfbyte.checkpoint.config import ModelConfig
+    from halfbyte.quantize.effort import Recipe
     from halfbyte.quantize.options import QuantizeOptions
 
 BESIDE_PRODUCTS = 1.6  # all the work over that in large products: rounding, attention, norms; as seen on two cores
+BESIDE_ON_A_GPU = 1.3  # the same there, of what grows with the tokens
+SECONDS_A_WEIGHT = 4.7e-9  # there, of what does not: scales, clipping, factors, rounding, files; as seen on one H200
 CANDIDATES = 24  # scales tried a linear, see awq_search
 PROGRAM = 700_000_000  # Python, torch and their libraries
+MARGIN = 1.05  # what the allocator and the libraries' own buffers take beside
+LESS: tuple[Effort, ...] = ("default", "fast", "gptq", "awq", "rtn")  # the best first
 SHARE_OF_FREE = 0.75  # of free memory that is taken without being told how much to take
 
 
@@ -41,64 +53,146 @@ class Plan:
 
 
 def make_plan(
-    config: ModelConfig, group_size: int, samples: int, options: QuantizeOptions, device: torch.device, notes: list[str]
+    checkpoint: Checkpoint,
+    group_size: int,
+    samples: int,
+    options: QuantizeOptions,
+    device: torch.device,
+    notes: list[str],
 ) -> Plan:
     """Estimate a run over that many samples. Raises QuantizeError for what cannot fit, naming what would."""
+    config = checkpoint.config
     tokens = samples * options.seq_len
     heads, mlp, width = config.num_heads * config.head_dim, config.intermediate_size, config.hidden_size
-    block = linear_weight_count(config) // max(config.num_layers, 1)
-    least = _least_memory(config, block, device)
+    least = _least_memory(checkpoint, group_size, tokens, options, device)
     limit = options.memory or int(free_memory(device) * SHARE_OF_FREE)
     if least > limit:
-        raise QuantizeError(
-            f"quantizing this model takes {least / 2**30:.1f} GiB of {device.type} memory (one block, its statistics "
-            f"and {MICRO_BATCH_TOKENS} tokens of activations), and "
-            + (f"--memory allows {limit / 2**30:.1f}; raise it to {least / 2**30 + 0.1:.1f}GiB" if options.memory else
-               f"{limit / 2**30:.1f} may be taken of what is free; --memory {least / 2**30 + 0.1:.1f}GiB takes more, "
-               "if other programs can do with less")
-        )  # fmt: skip
+        raise QuantizeError(_refusal(least, limit, checkpoint, group_size, tokens, options, device))
     streams = 4 * tokens * 2 * (width + max(heads, mlp))  # two models' hidden states, and what lies between two linears
     budget = limit - least
     fits = min(streams, budget)
     state = 4 * tokens * 2 * width
     out = awq_size(config, group_size if group_size > 0 else width)
+    copies = 2 if options.format == "awq" else 3  # the finished blocks, repacked ones, and the repository
     return Plan(
-        group_size, config.num_layers, least + fits, streams - fits, 2 * out + state + streams - fits,
-        _flops(config, block, tokens, options) / flops_per_second(device), tuple(notes), budget,
+        group_size, config.num_layers, least + fits, streams - fits, copies * out + 2 * state + streams - fits,
+        _seconds(config, tokens, options, device), tuple(notes), budget,
     )  # fmt: skip
 
 
-def _least_memory(config: ModelConfig, block: int, device: torch.device) -> int:
-    heads, mlp = config.num_heads * config.head_dim, config.intermediate_size
-    widest = max(heads, mlp, config.hidden_size)
-    largest = max((config.num_heads + 2 * config.num_kv_heads) * config.head_dim, 2 * mlp) * config.hidden_size
-    embedding = 4 * config.vocab_size * config.hidden_size  # in 16 bits, read and copied
-    weights = 12 * block  # as read, twice (the next block is read ahead), and two float32 copies
-    statistics = 24 * widest**2  # H, and its factors in double precision
-    rounding = 4 * largest + 32 * min(ROUNDED_AT_ONCE, largest)
-    passing = 4 * MICRO_BATCH_TOKENS * (2 * config.hidden_size + 4 * mlp)
-    program = PROGRAM if device.type == "cpu" else 0
-    return program + embedding + weights + max(statistics + rounding, passing + 12 * widest**2)
+def _refusal(
+    least: int,
+    limit: int,
+    checkpoint: Checkpoint,
+    group_size: int,
+    tokens: int,
+    options: QuantizeOptions,
+    device: torch.device,
+) -> str:
+    """What is needed, what there is, and which options would do."""
+    least_of = {e: _least_memory(checkpoint, group_size, tokens, replace(options, effort=e), device) for e in LESS}
+    needed = least / 2**30
+    more = f"{needed + 0.1:.1f}GiB"
+    ways = (
+        f"raise it to {more}" if options.memory else f"--memory {more} takes more, if other programs can do with less"
+    )
+    fitting = next((e for e, size in least_of.items() if size <= limit), None)
+    if fitting is not None:
+        ways += f"; or --effort {fitting}, which takes {least_of[fitting] / 2**30:.1f}"
+    room = f"{limit / 2**30:.1f}"
+    allowed = f"--memory allows {room}" if options.memory else f"{room} may be taken of what is free"
+    return (
+        f"quantizing this model with --effort {options.effort} takes {needed:.1f} GiB of {device.type} memory (one "
+        f"block, its statistics and {MICRO_BATCH_TOKENS} tokens of activations, all else in files), and {allowed}; "
+        + ways
+    )
 
 
-def _flops(config: ModelConfig, block: int, tokens: int, options: QuantizeOptions) -> float:
-    recipe = RECIPES[options.effort]
-    heads, mlp, width = config.num_heads * config.head_dim, config.intermediate_size, config.hidden_size
-    statistics = 2 * width**2 + heads**2 + mlp**2
+def _least_memory(
+    checkpoint: Checkpoint, group_size: int, tokens: int, options: QuantizeOptions, device: torch.device
+) -> int:
+    """Of a run whose activations all lie in a file: what its hungriest part takes."""
+    config = checkpoint.config
+    parts = [_quantizing(checkpoint, tokens, RECIPES[options.effort], device), _measuring(config, tokens)]
+    if RECIPES[options.effort].tune:
+        parts.append(_tuning(config, group_size, tokens))
+    return int(max(parts) * MARGIN) + (PROGRAM if device.type == "cpu" else 0)
+
+
+def _quantizing(checkpoint: Checkpoint, tokens: int, recipe: Recipe, device: torch.device) -> int:
+    """One block, its statistics and a micro-batch of activations, at the linear where that is most."""
+    config = checkpoint.config
+    mlp, width, block = config.intermediate_size, config.hidden_size, _block_weights(config)
+    stored = max(checkpoint.source.tensors()[f"{name}.weight"].dtype.itemsize for name in checkpoint.linears)
+    weights = (2 * stored + 4 + 1) * block  # as stored, twice (the next is read ahead); in float32; what is finished
+    linears = [(sum(rows for _, rows in modules(config)[name]), k) for name, k in _inputs(config).items()]
+    largest = max(n * k for n, k in linears)
+    at_once = ROUNDED_AT_ONCE if device.type == "cpu" else ON_A_GPU
+    hungriest = 0
+    for n, k in linears:
+        square, rows = 4 * k**2, min(n, FOLLOWED_ROWS)
+        following = 4 * square + 4 * n * k + 12 * rows * k if recipe.follow else 0
+        rounding = (3 if recipe.compensate else 1) * square + 4 * n * k + 32 * min(at_once, n * k)
+        hungriest = max(hungriest, following, rounding)
+    passing = 4 * (width**2 + max(mlp, config.num_heads * config.head_dim) ** 2) + 4 * largest
+    passing += 4 * min(MICRO_BATCH_TOKENS, tokens) * (2 * width + 4 * mlp)
+    return weights + max(hungriest, passing)
+
+
+def _measuring(config: ModelConfig, tokens: int) -> int:
+    """The head, as stored and in float32, and a few rows of logits."""
+    return 6 * config.vocab_size * config.hidden_size + 24 * min(MOST_LOGITS, tokens * config.vocab_size)
+
+
+def _tuning(config: ModelConfig, group_size: int, tokens: int) -> int:
+    """All scales four times over, a hidden state a block, and one block forward and backward."""
+    mlp, width, block = config.intermediate_size, config.hidden_size, _block_weights(config)
+    scales = block * config.num_layers // (group_size if group_size > 0 else width)
+    hidden = 4 * min(BATCH_TOKENS, tokens) * (config.num_layers * width + 8 * width + 8 * mlp)
+    return 20 * scales + hidden + 17 * block + _measuring(config, tokens)
+
+
+def _block_weights(config: ModelConfig) -> int:
+    return linear_weight_count(config) // max(config.num_layers, 1)
+
+
+def _inputs(config: ModelConfig) -> dict[str, int]:
+    """Inputs of each of a block's stacked linears."""
+    return {
+        "qkv": config.hidden_size, "o": config.num_heads * config.head_dim,
+        "gate_up": config.hidden_size, "down": config.intermediate_size,
+    }  # fmt: skip
+
+
+def _seconds(config: ModelConfig, tokens: int, options: QuantizeOptions, device: torch.device) -> float:
+    products = _flops(config, tokens, options) / flops_per_second(device)
+    if device.type == "cpu":
+        return products * BESIDE_PRODUCTS
+    return products * BESIDE_ON_A_GPU + linear_weight_count(config) * SECONDS_A_WEIGHT
+
+
+def _flops(config: ModelConfig, tokens: int, options: QuantizeOptions) -> float:
+    """Of the large products."""
+    recipe, block = RECIPES[options.effort], _block_weights(config)
+    linears = [(sum(rows for _, rows in modules(config)[name]), k) for name, k in _inputs(config).items()]
+    squares = sum(k**2 for _, k in linears)
     streams = 2 if recipe.follow else 1
-    flops = 2.0 * streams * tokens * block + (3.3 if recipe.follow else 1.1) * tokens * statistics
-    flops += CANDIDATES * 2 * SEARCH_ROWS * statistics * recipe.scale + 8 * mlp**3 / 3
+    flops = 2.0 * streams * tokens * block + (3.6 if recipe.follow else 1.3) * tokens * squares
+    flops += CANDIDATES * 2 * SEARCH_ROWS * squares * recipe.scale
+    if recipe.follow:
+        flops += sum(4 * n * k**2 for n, k in linears)
     head = config.vocab_size * config.hidden_size
     tuning = recipe.tune * tokens * (2 * 4.3 * block * config.num_layers + 8 * head)
-    return (config.num_layers * flops + tuning) * BESIDE_PRODUCTS
+    return config.num_layers * flops + tuning
 
 
 def flops_per_second(device: torch.device) -> float:
-    """Speed of a float32 product here, measured in a fraction of a second."""
-    a, b = torch.ones(2048, 768, device=device), torch.ones(768, 1024, device=device)
-    (a @ b)[0, 0].item()
+    """Speed of the products that a quantizer makes, measured in a fraction of a second."""
+    size = (2048, 768, 1024) if device.type == "cpu" else (8192, 8192, 8192)
+    a, b = torch.ones(size[0], size[1], device=device), torch.ones(size[2], size[1], device=device)
+    product(a, b)[0, 0].item()
     start = time.perf_counter()
     for _ in range(3):
-        c = a @ b
+        c = product(a, b)
     c[0, 0].item()
-    return 3 * 2 * 2048 * 768 * 1024 / (time.perf_counter() - start)
+    return 3 * 2 * size[0] * size[1] * size[2] / (time.perf_counter() - start)

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-COLUMNS = 512  # H is symmetric: it is gathered in column blocks of this width, on and below the diagonal
+from halfbyte.quantize.product import add_products
+
+COLUMNS = 256  # H is symmetric: it is gathered in column blocks of this width, on and below the diagonal
+ON_A_GPU = 1024  # the same there
 
 
 @dataclass(slots=True)
@@ -33,10 +36,7 @@ class InputStatistics:
 
     def add(self, x: torch.Tensor) -> None:
         """Take in x [T, K]."""
-        width = x.shape[1]
-        for begin in range(0, width, COLUMNS):
-            end = min(begin + COLUMNS, width)
-            self.H[begin:, begin:end].addmm_(x[:, begin:].T, x[:, begin:end])
+        add_products(self.H, x, x, below=ON_A_GPU if x.is_cuda else COLUMNS)
         self.abs_sum += x.abs().sum(0)
         self.rows += x.shape[0]
 
@@ -58,8 +58,3 @@ class InputStatistics:
 def output_error(delta: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
     """tr(delta H deltaᵀ), the squared error of the outputs over the calibration tokens, for delta [N, K]."""
     return torch.dot(torch.mm(delta, H).flatten(), delta.flatten())
-
-
-def row_errors(delta: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
-    """The diagonal of delta H deltaᵀ, [N]: the squared error of each output."""
-    return (torch.mm(delta, H) * delta).sum(1)

@@ -11,19 +11,27 @@ import torch
 import torch.nn.functional as F
 
 from halfbyte.errors import QuantizeError
-from halfbyte.kernels.reference import Observe, linear, rms_norm
+from halfbyte.kernels.reference import Observe, rms_norm
 from halfbyte.models.attend import WholeSequences
 from halfbyte.models.network import split_heads
+from halfbyte.quantize.block import float_weight
+from halfbyte.quantize.product import product
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from halfbyte.checkpoint.config import ModelConfig
+    from halfbyte.kernels.interface import LinearWeight
     from halfbyte.models.network import Block
     from halfbyte.models.rope import Rope
     from halfbyte.quantize.activations import Activations
 
 MICRO_BATCH_TOKENS = 4096
+
+
+def linear(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
+    """[T, K] -> [T, N], in float32 whatever type the weight is stored in."""
+    return product(x, float_weight(w), w.bias)
 
 
 def micro_batches(begin: int, end: int, length: int) -> Iterator[slice]:
@@ -34,7 +42,10 @@ def micro_batches(begin: int, end: int, length: int) -> Iterator[slice]:
 
 
 class Stream:
-    """Hidden states [samples, length, D] as they stand before, or half-way through, a block with float weights."""
+    """Hidden states [samples, length, D] as they stand before, or half-way through, a block with float weights.
+
+    A block's norms are float32, its linears of any float type.
+    """
 
     def __init__(self, config: ModelConfig, rope: Rope, hidden: Activations) -> None:
         self.config, self.rope, self.hidden = config, rope, hidden

@@ -4,6 +4,7 @@
     block-00007.safetensors  a finished block: packed weights, norms, biases, and its part of the report
     state-00007            the hidden states of both streams behind that block, float32
     tuned-00001.safetensors  scales and optimizer after a pass of tuning
+    repacked-00007.safetensors  a finished block in another container than AWQ's, on its way into OUT
     finishing              OUT is about to be put in its place, or has been
 
 Each file appears whole or not at all. Blocks behind the last state are walked through again, to the same bits.
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from halfbyte.checkpoint.source import Source
     from halfbyte.quantize.activations import Activations
 
-STATE_EVERY = 20.0  # seconds between two states, and as many times as long as writing one takes
+STATE_EVERY = 60.0  # seconds between two states
+STATE_SHARE = 20  # and at least so many times as long as writing one takes
 ENDS = 2**20  # bytes at both ends of a weight file that tell it from another
 FINISHING = "finishing"
 _BLOCK = re.compile(r"block-(\d{5})\.safetensors")
@@ -111,6 +113,15 @@ class WorkFolder:
         """Keep a finished block."""
         self._save(self.path / f"block-{layer:05}.safetensors", tensors, {"layers": json.dumps(reports)})
 
+    def save_repacked(self, layer: int, tensors: dict[str, torch.Tensor]) -> Path:
+        """Put a finished block's tensors as another container has them into a file, which only this run reads."""
+        path = self.path / f"repacked-{layer:05}.safetensors"
+        try:
+            save_file(tensors, path)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"{path}: cannot be written: {error}") from error
+        return path
+
     def reports(self, layer: int) -> list[dict[str, Any]]:
         """A finished block's part of the report."""
         with safe_open(self.blocks()[layer], framework="pt") as file:
@@ -119,7 +130,7 @@ class WorkFolder:
 
     def state_due(self) -> bool:
         """Whether the last states kept are old enough to keep others."""
-        return time.monotonic() - self._last_state >= max(STATE_EVERY, 20 * self._state_took)
+        return time.monotonic() - self._last_state >= max(STATE_EVERY, STATE_SHARE * self._state_took)
 
     def save_state(self, blocks: int, hidden: Iterable[Activations], samples: int) -> None:
         """Keep the hidden states behind that many blocks, all of which must be saved."""

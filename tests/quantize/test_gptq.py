@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halfbyte.quantize.gptq import DAMPING, SHRINK, ColumnRounding, inverse_factor
+from halfbyte.quantize.gptq import DAMPING, SHRINK, ColumnRounding, factor, inverse_runs
 from halfbyte.quantize.rounding import grid, quantize_weight, ranges
 from halfbyte.quantize.statistics import output_error
 
@@ -80,10 +80,18 @@ def test_dead_channels_and_a_singular_h():
     assert torch.equal(round_columns(weight, low, high, torch.zeros(64, 64)).q, quantize_weight(weight, low, high).q)
 
 
-def test_the_factor_is_of_the_damped_inverse():
-    _, H = problem(1, 32, 4)
-    upper = inverse_factor(H, torch.arange(31, -1, -1), 0.5).double()
+def test_the_factor_is_of_the_damped_h_and_its_runs_are_of_the_inverse():
+    _, H = problem(1, 160, 4)
+    order = torch.arange(159, -1, -1)
+    lower = factor(H, order, 0.5)
     own = H.double().diagonal()
-    damped = H.double() + torch.diag(0.5 * own + DAMPING * own.mean())
-    assert torch.allclose(upper.T @ upper, torch.linalg.inv(damped.flip(0, 1)), rtol=1e-3, atol=1e-12)
-    assert torch.equal(upper, upper.triu())
+    damped = (H.double() + torch.diag(0.5 * own + DAMPING * own.mean())).flip(0, 1)
+    assert torch.allclose(lower.double() @ lower.double().T, damped, rtol=1e-4, atol=1e-4 * own.max().item())
+    assert torch.equal(lower, lower.tril())
+    first, last = inverse_runs(lower).double()
+    assert torch.equal(last[:32, :32], last[:32, :32].triu())
+    assert torch.equal(last[32:, 32:], torch.eye(96).double())
+    for run, upper in ((slice(0, 128), first), (slice(128, 160), last[:32, :32])):
+        part = lower.double()[run, run]
+        wanted = torch.linalg.inv((part @ part.T).flip(0, 1))  # in the order of rounding
+        assert torch.allclose(upper.T @ upper, wanted, rtol=1e-3, atol=1e-5 * wanted.max().item())

@@ -55,6 +55,43 @@ def test_each_family_is_quantized_and_runs(tmp_path, family, changes):
     assert report.out_bytes == awq_size(Checkpoint(open_source(source)).config, 32)
 
 
+def damaged(source):
+    """Dead, constant, same-sign and huge channels, and groups of zeros, everywhere a real model might have them."""
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.0.input_layernorm.weight"][3] = 0  # a dead channel, and
+    tensors["model.layers.0.post_attention_layernorm.weight"][5] = 300  # one that is louder than all others together
+    for name, weight in tensors.items():
+        if ".mlp.gate" in name:
+            weight.abs_()
+        elif ".mlp.up" in name:
+            weight[:, 7] = 0.25  # an input that does the same to every output
+            weight[11] = 0  # an output of zeros: a dead channel of down_proj
+        elif ".q_proj.weight" in name:
+            weight[2:9, :16] = 0  # groups of zeros
+        elif ".v_proj.weight" in name:
+            weight[4] *= 1000
+        elif ".down_proj" in name:
+            weight[:, 20] *= -500
+            weight.view(-1)[::97] = 6e-8  # float16's smallest
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("effort", ["rtn", "awq", "gptq", "fast", "default", "best"])
+def test_channels_of_every_odd_kind(tmp_path, effort):
+    """With biases, a tied embedding, and k and v of eight outputs."""
+    source = a_source(tmp_path / "source", "qwen2", num_key_value_heads=1, tie_word_embeddings=True)
+    damaged(source)
+    report = quantize(source, tmp_path / "out", QuantizeOptions(**SMALL, effort=effort, group_size=16))
+    errors = [e for layer in report.layers for e in (layer.error_before, layer.error_after)]
+    assert torch.tensor([*errors, report.held_out["perplexity"], report.held_out["kl_divergence"]]).isfinite().all()
+    reference, ours = logits(source), logits(tmp_path / "out")
+    assert ours.isfinite().all()
+    assert ((ours - reference).norm() / reference.norm()).item() < 0.3
+    names = load_file(tmp_path / "out" / "model.safetensors")
+    assert "lm_head.weight" not in names
+    assert names["model.layers.0.self_attn.k_proj.qweight"].shape == (32, 1)
+
+
 def test_the_files_decode_by_the_containers_description_to_what_the_network_runs(tmp_path):
     source = a_source(tmp_path / "source")
     quantize(source, tmp_path / "out", QuantizeOptions(**SMALL))
@@ -161,10 +198,25 @@ def test_activations_that_overflow_name_layer_and_sample(tmp_path):
     config = of_family("llama", **VOCABULARY)
     source = a_source(tmp_path / "source")
     tensors = {name: t.float() for name, t in load_file(source / "model.safetensors").items()}
-    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e30
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e15
     tensors["model.layers.1.mlp.down_proj.weight"] *= 1e30
     write_model(source, config, tensors)
     refused(tmp_path, source, QuantizeError, r"model\.layers\.1: its output is not finite for calibration sample 0")
+
+
+@pytest.mark.parametrize("effort", ["rtn", "gptq", "default"])
+def test_activations_whose_squares_overflow_name_the_layer(tmp_path, effort):
+    source = a_source(tmp_path / "source")
+    tensors = {name: t.float() for name, t in load_file(source / "model.safetensors").items()}
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e22
+    write_model(source, of_family("llama", **VOCABULARY), tensors)
+    refused(
+        tmp_path,
+        source,
+        QuantizeError,
+        r"model\.layers\.1\.mlp\.down_proj: .* calibration sample \d+, .* overflows",
+        effort=effort,
+    )
 
 
 def test_weights_that_float16_cannot_hold_are_named(tmp_path):

@@ -1,0 +1,54 @@
+"""The large products of a quantizer: float32 sums of what lies in 16 or 32 bits.
+
+On a GPU the factors are rounded to 11 significant bits, as its TF32 does, but in float16, which is twice as fast: each
+is first multiplied by a power of two that brings its greatest value near float16's, so that nothing overflows and what
+is lost below is 2**-39 of the greatest.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+TOP = 15  # of float16's exponents
+LEAST = -100  # exponent of a greatest value: with one below, the power of two would not fit float32
+
+
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x [T, K] times weightᵀ, weight [N, K] of any float type: [T, N] in float32."""
+    if not x.is_cuda:
+        return F.linear(x, weight.float(), bias)
+    (a, down), (b, also) = halved(x), halved(weight)
+    out = torch.mm(a, b.T, out_dtype=torch.float32).mul_(down * also)
+    return out if bias is None else out.add_(bias)
+
+
+def add_products(into: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *, below: int | None = None) -> None:
+    """Add xᵀ y, for x and y [T, K], to a square [K, K].
+
+    below: of a symmetric sum only what is on and below the diagonal, in column blocks of that width.
+    """
+    width = below or max(into.shape[1], 1)
+    scale: torch.Tensor | None = None
+    if x.is_cuda:
+        same = y is x
+        x, down = halved(x)
+        y, also = (x, down) if same else halved(y)
+        scale = down * also
+    for begin in range(0, into.shape[1], width):
+        part = into[begin:, begin : begin + width]
+        left, right = x[:, begin:].T, y[:, begin : begin + width]
+        if scale is None:
+            part.addmm_(left, right)
+        else:
+            part.addcmul_(torch.mm(left, right, out_dtype=torch.float32), scale)
+
+
+def halved(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """In float16, and what its products must be multiplied by (a float32 tensor without dimensions, on the device)."""
+    one = torch.ones((), device=values.device)
+    if values.dtype == torch.float16:
+        return values, one
+    exponent = torch.linalg.vector_norm(values, float("inf")).float().frexp().exponent.clamp(min=LEAST)
+    up = torch.ldexp(one, TOP - exponent)
+    return (values * up).half(), 1 / up
