@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from halfbyte.kernels.interface import PassShape
 
 
+AT_ONCE = 1024  # positions whose cosines are made together
+
+
 class Beginning:
     """See interface.Begin. Keeps a table of cosines and sines, of 1 KB a position where heads have 128 numbers."""
 
@@ -33,9 +36,16 @@ class Beginning:
         """Whether there is a table for positions below the limit."""
         if self.tables and limit <= len(self.tables[-1][0]):
             return True
-        found = self.shape.angles(limit)
-        if found is None:
+        listed = self.shape.angles(limit)
+        if listed is None:
             return False
-        cos, sin = found
-        self.tables.append((cos.to(self.device).contiguous(), sin.to(self.device).contiguous()))
+        # made as passes of prompts make them: the CPU's cosines differ in their last bits
+        parts = [self._turns(first, min(first + AT_ONCE, limit)) for first in range(0, limit, AT_ONCE)]
+        cos, sin = (torch.cat(list(some)) for some in zip(*parts, strict=True))
+        self.tables.append((cos, sin))
         return True
+
+    def _turns(self, first: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        positions = torch.arange(first, end, device=self.device)
+        _, cos, sin = self.shape.begin(torch.zeros_like(positions), positions, None)
+        return cos, sin
