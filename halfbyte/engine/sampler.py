@@ -89,7 +89,8 @@ def draw_here(logits: torch.Tensor, rows: Sequence[SamplerRow], steps: Sequence[
     Each row is drawn in C or in torch as it asks for, whatever its company.
     """
     tokens, left = settle(logits, rows)
-    here, others = [], []
+    here: list[int] = []
+    others: list[int] = []
     for i in left:
         (here if can_sample(rows[i]) else others).append(i)
     if here:
