@@ -20,7 +20,7 @@ from halfbyte.server.openai.failure import failed_stream
 from halfbyte.server.openai.logprobs import CompletionLogprobs
 from halfbyte.server.openai.prompts import read_prompts
 from halfbyte.server.openai.protocol import CompletionBody
-from halfbyte.server.openai.sampling import answers, sampling_params
+from halfbyte.server.openai.sampling import answers, is_greedy, sampling_params
 from halfbyte.server.openai.usage import Usage
 from halfbyte.server.sse import DONE, event_stream
 
@@ -164,7 +164,7 @@ class _StreamedLogprobs:
 def _params(body: CompletionBody, drawn: int) -> SamplingParams:
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
     more: dict[str, Any] = {"max_tokens": max_tokens, "n": drawn, "echo": bool(body.echo), "logprobs": body.logprobs}
-    if body.best_of is not None and drawn > 1:
+    if body.best_of is not None and not is_greedy(body):  # greedy answers are all the same
         more["best_of"] = body.best_of
     if body.echo and body.logprobs is not None:
         more["prompt_logprobs"] = body.logprobs

@@ -50,8 +50,12 @@ def chat_params(body: ChatBody, conversation: Conversation, drawn: int = 1) -> S
 def answers(body: SamplingBody) -> tuple[int, int]:
     """How many to draw, and how often to hand out each: at temperature 0 one answer serves for all n."""
     count = body.n or 1
-    is_greedy = body.temperature is not None and body.temperature < 1e-5
-    return (1, count) if is_greedy else (count, 1)
+    return (1, count) if is_greedy(body) else (count, 1)
+
+
+def is_greedy(body: SamplingBody) -> bool:
+    """Whether the likeliest token is taken each time."""
+    return body.temperature is not None and body.temperature < 1e-5
 
 
 def constraint(body: SamplingBody) -> dict[str, Any]:
