@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from closeness import closeness
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.open import open_source
@@ -78,23 +79,14 @@ def main() -> None:
     loader.pick_kernels = lambda *_, **__: kernels  # type: ignore[assignment]
     network, tokenizer = loader.load_network(Checkpoint(source), "float32", device="cpu"), Tokenizer.from_source(source)
     ids = measuring.tokenize(tokenizer, measuring.read_text(given.text))
-    losses: dict[str, list[float]] = {way: [] for way in WAYS}
-    far: dict[str, list[float]] = {way: [] for way in WAYS if way != "float"}
-    for window in measuring.cut_windows(ids, given.context, given.windows):
-        exact = torch.empty(0)
-        for way in WAYS:
-            kernels.way = way
-            hidden = network.forward(window, torch.arange(len(window)), WholeSequences(network.config, 1))
-            log_p = network.logits(hidden[:-1]).log_softmax(-1)
-            losses[way].append(torch.nn.functional.nll_loss(log_p, window[1:]).item())
-            if way == "float":
-                exact = log_p
-            else:
-                far[way].append(torch.nn.functional.kl_div(log_p, exact, log_target=True, reduction="batchmean").item())
-    found = {
-        "perplexity": {way: round(float(torch.tensor(some).mean().exp()), 3) for way, some in losses.items()},
-        "kl": {way: round(sum(some) / len(some), 6) for way, some in far.items()},
-    }
+
+    def log_probabilities(way: str, window: torch.Tensor) -> torch.Tensor:
+        kernels.way = way
+        hidden = network.forward(window, torch.arange(len(window)), WholeSequences(network.config, 1))
+        return network.logits(hidden[:-1]).log_softmax(-1)
+
+    windows = measuring.cut_windows(ids, given.context, given.windows)
+    found = closeness(WAYS, windows, log_probabilities)
     print(json.dumps({"model": given.model, "windows": given.windows, "context": given.context, **found}))
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from closeness import closeness
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.config import ModelConfig
@@ -59,25 +60,13 @@ def main() -> None:
     network, tokenizer = load_network(Checkpoint(source), "float32", device="cpu"), Tokenizer.from_source(source)
     ids = measuring.tokenize(tokenizer, measuring.read_text(given.text))
     windows = measuring.cut_windows(ids, given.context, given.windows)
-    losses: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    far: dict[str, list[float]] = {kind: [] for kind in KINDS if kind != "float"}
-    for window in windows:
-        exact = torch.empty(0)
-        for kind, rounded in KINDS.items():
-            attend = Rounded(network.config, 1, rounded)
-            hidden = network.forward(window, torch.arange(len(window)), attend)
-            log_p = network.logits(hidden[:-1]).log_softmax(-1)
-            losses[kind].append(torch.nn.functional.nll_loss(log_p, window[1:]).item())
-            if kind == "float":
-                exact = log_p
-            else:
-                far[kind].append(
-                    torch.nn.functional.kl_div(log_p, exact, log_target=True, reduction="batchmean").item()
-                )
-    found = {
-        "perplexity": {kind: round(float(torch.tensor(some).mean().exp()), 3) for kind, some in losses.items()},
-        "kl": {kind: round(sum(some) / len(some), 6) for kind, some in far.items()},
-    }
+
+    def log_probabilities(kind: str, window: torch.Tensor) -> torch.Tensor:
+        attend = Rounded(network.config, 1, KINDS[kind])
+        hidden = network.forward(window, torch.arange(len(window)), attend)
+        return network.logits(hidden[:-1]).log_softmax(-1)
+
+    found = closeness(KINDS, windows, log_probabilities)
     print(json.dumps({"model": given.model, "windows": given.windows, "context": given.context, **found}))
 
 
