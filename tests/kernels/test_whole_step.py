@@ -1,4 +1,4 @@
-"""A step of decoding as one kernel, against the same step by a kernel for each part, on a GPU."""
+"""A step of decoding as one kernel, of either kind, against the same step by a kernel for each part, on a GPU."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ NETS = {
     "mistral": Net(4096, 14336, 32, 8, 128, 128, window=100),
     "eight": Net(512, 1408, 4, 2, 128, 128, fp8=True),
     "wide": Net(5120, 13824, 40, 40, 128, 128, layers=1),
+    "many": Net(1024, 1408, 32, 32, 128, 64),
 }
 
 
@@ -105,16 +106,27 @@ def error(found, wanted):
     return ((found.double() - wanted.double()).norm() / wanted.double().norm()).item()
 
 
-@pytest.mark.parametrize("contexts", [(1,), (700,), (5, 90), (300, 1, 44), (257, 64, 130, 2000)])
+ALONE, PAIRED = 0, 1  # whole_step.cu, paired_step.cu
+
+CASES = [
+    (ALONE, (1,)), (ALONE, (700,)), (ALONE, (5, 90)), (ALONE, (64, 2000)),
+    (PAIRED, (257,)), (PAIRED, (300, 1, 44)), (PAIRED, (257, 64, 130, 2000)), (PAIRED, (2000, 1900, 2040, 2017)),
+    (PAIRED, (40, 900, 3, 1, 17, 128)), (PAIRED, tuple(range(20, 340, 40))), (PAIRED, (1500, *range(1, 240, 30))),
+    (PAIRED, tuple(range(3, 339, 21))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("which", "contexts"), CASES, ids=lambda value: str(value if value in (0, 1) else len(value)))
 @pytest.mark.parametrize("name", NETS)
-def test_it_gives_what_the_parts_give(name, contexts):
+def test_it_gives_what_the_parts_give(name, which, contexts):
     torch.manual_seed(0)
     net = NETS[name]
     kernels, whole = make(net)
+    step = whole.steps[which]
     embedded, cos, sin, past = given(net, kernels, contexts)
-    assert whole.step.takes(len(contexts), past)
+    assert step.takes(len(contexts), past)
     copies = [tuple(cache.clone() for cache in pair) for pair in past.caches]
-    found = [whole.step(embedded, cos, sin, past).clone() for _ in range(3)]
+    found = [step(embedded, cos, sin, past).clone() for _ in range(3)]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     other = PagedCaches(copies, past.batch, past.scale, past.windows)
@@ -127,18 +139,21 @@ def test_it_gives_what_the_parts_give(name, contexts):
             assert error(new, old) < (5e-2 if net.fp8 else 3e-3)
 
 
-def test_a_row_is_the_same_among_others():
+@pytest.mark.parametrize(
+    ("which", "sizes"), [(ALONE, (1, 2)), (PAIRED, (1, 2, 3, 4)), (PAIRED, (5, 6, 8)), (PAIRED, (9, 12, 16))]
+)
+def test_a_row_is_the_same_among_others(which, sizes):
     torch.manual_seed(3)
     net = NETS["mistral"]
     kernels, whole = make(net)
-    embedded, cos, sin, past = given(net, kernels, (300, 1700, 44, 90))
+    embedded, cos, sin, past = given(net, kernels, (300, 1700, 44, 90, *range(1, 1200, 100))[: sizes[-1]])
     batch, rows = past.batch, []
-    for T in (1, 2, 3, 4):
+    for T in sizes:
         part = PagedBatch(
             batch.slot_mapping[:T], batch.block_tables[:T], batch.query_start[: T + 1], batch.context_lens[:T], 1, 1700
         )
         own = PagedCaches(past.caches, part, past.scale, past.windows)
-        rows.append(whole.step(embedded[:T].contiguous(), cos[:T], sin[:T], own))
+        rows.append(whole.steps[which](embedded[:T].contiguous(), cos[:T], sin[:T], own))
     assert all(torch.equal(some, rows[-1][: len(some)]) for some in rows)
 
 
@@ -147,18 +162,20 @@ def test_sequences_that_are_none():
     torch.manual_seed(1)
     kernels, whole = make(net)
     embedded, cos, sin, past = given(net, kernels, (130, 77, 0, 0))
-    alone = whole.step(embedded, cos, sin, past)
+    step = whole.steps[PAIRED]
+    alone = step(embedded, cos, sin, past)
     embedded[2:] = torch.randn_like(embedded[2:])
-    assert torch.equal(whole.step(embedded, cos, sin, past)[:2], alone[:2])
+    assert torch.equal(step(embedded, cos, sin, past)[:2], alone[:2])
     assert alone.isfinite().all()
 
 
-def test_a_number_that_is_none_is_seen():
+@pytest.mark.parametrize("which", [ALONE, PAIRED])
+def test_a_number_that_is_none_is_seen(which):
     net = NETS["llama"]
     torch.manual_seed(2)
     kernels, whole = make(net)
     embedded, cos, sin, past = given(net, kernels, (60, 61))
     past.caches[0][0][past.batch.block_tables[1, 2].item(), 0, 3] = float("nan")
-    out = whole.step(embedded, cos, sin, past)
+    out = whole.steps[which](embedded, cos, sin, past)
     assert out[0].isfinite().all()
     assert out[1].isnan().any()

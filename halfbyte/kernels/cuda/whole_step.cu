@@ -1,4 +1,5 @@
-// One token of each of BATCH <= 4 sequences through all blocks of a network: one kernel, whose weights never stop coming.
+// One token of each of a few sequences through all blocks of a network: one kernel, whose weights never stop
+// coming. With step.cuh before it.
 //
 // At such sizes a step is nothing but reading the weights once, and each product is so short (5 to 40 us) that what lies
 // between two of them, the end of one and the beginning of the next, costs as much as the reading. Here a thread block
@@ -13,17 +14,13 @@
 // A block of the network is five phases with a barrier of the grid behind each: qkv; attention; o; gate and up; down.
 // Everything that one phase hands to the next goes through the second-level cache.
 //
-// Compiled at run time with these set:
-//   BATCH, LAYERS, HIDDEN, FFN, HEADS, KV_HEADS, D (width of a head)     the step's shape
-//   GROUP    columns of a group of weights: 32, 64, 128
-//   BLOCK    tokens of a page       FP8   1: keys and values are e4m3, 0: float16
+// Compiled at run time with these set, beside those of step.cuh:
+//   BATCH, LAYERS     the step's shape
+//   BLOCK    tokens of a page
 //   NORMS    1: heads of q and k are normed
-//   PIECES   into which a sequence's context is cut for attention at most
-//   LEAST    tokens of a piece
 //   GRID, WARPS, DEPTH (of a warp's ring), SHARED (bytes of shared memory)
 //
-// Weights lie as halfbyte/kernels/gpu/tiles.py packs them; *tile*, *step* and *unit* are those of stream_linear.cu, and so
-// that a block owns whole tiles. The units of all of them, in one row, are shared out to its warps, so that each reads one run
+// A block owns whole tiles. The units of all of them, in one row, are shared out to its warps, so that each reads one run
 // of memory. Where tiles have an even number of units, runs begin at even ones and two go through the ring together: bulk
 // copies are slower from addresses that are no multiples of 128, and two chains of products hide each other's latency.
 //
@@ -33,24 +30,7 @@
 // product. Bytes of weights are nibbles where they lie: those of a tile's upper eight rows are q, those of the lower
 // 16 q. Sums of a group are exact, q - z is taken there, and only then scales make floats of them.
 
-typedef unsigned int u32;
-typedef unsigned short u16;
-typedef unsigned long long u64;
-
 #define THREADS (32 * WARPS)
-#define STEPS (GROUP == 128 ? 2 : 1)   // of a unit
-#define GROUPS (GROUP == 32 ? 2 : 1)   // of a unit
-#define UNIT_COLUMNS (64 * STEPS)
-#define UNIT_BYTES (512 * STEPS + 64 * GROUPS)
-enum { QKV, O, GATE_UP, DOWN };
-// A layer's pointers, in the order in which whole_step.py writes them.
-enum { WEIGHTS = 0, BIASES = 4, NORM = 8, AFTER_NORM, KEYS, VALUES, Q_NORM, K_NORM, WINDOW, ENTRIES = 16 };
-
-__host__ __device__ constexpr int columns_of(int p) { return p == O ? HEADS * D : p == DOWN ? FFN : HIDDEN; }
-__host__ __device__ constexpr int rows_of(int p) { return p == QKV ? (HEADS + 2 * KV_HEADS) * D : p == GATE_UP ? 2 * FFN : HIDDEN; }
-__host__ __device__ constexpr int tiles_of(int p) { return (rows_of(p) + 15) / 16; }
-__host__ __device__ constexpr int units_of(int p) { return columns_of(p) / UNIT_COLUMNS; }
-__host__ __device__ constexpr int most(int a, int b) { return a > b ? a : b; }
 __device__ __forceinline__ int first_tile_of(int p, int block) { return (u32)tiles_of(p) * block / GRID; }
 __host__ __device__ constexpr bool is_even(int p) { return units_of(p) % 2 == 0; }
 constexpr int PER = is_even(QKV) && is_even(O) && is_even(DOWN) ? 2 : 1;  // units of a place in a ring
@@ -59,12 +39,7 @@ constexpr int MOST_TILES = (most(most(tiles_of(QKV), tiles_of(O)), most(tiles_of
 constexpr int OWN_TILES = (tiles_of(O) + GRID - 1) / GRID;
 constexpr int X_STRIDE = MOST_COLUMNS % 128 ? MOST_COLUMNS : MOST_COLUMNS + 64;  // neighbouring rows in different banks
 
-// Attention
-#define SHARING (HEADS / KV_HEADS)
-#define EACH (FP8 ? 16 : 8)      // numbers of a lane
-#define LANES (D / EACH)         // that share a token
-#define TOKENS (32 / LANES)      // of a warp at once
-#define STRIDE (WARPS * TOKENS)  // of the block
+#define STRIDE (WARPS * TOKENS)  // of the block: tokens at once
 #define AHEAD (SHARING > 1 ? 2 : 4)
 #define RESULT (D + 2)
 
@@ -74,10 +49,6 @@ struct Run {
 };
 
 #define SQUARES ((HIDDEN + 255) / 256)
-
-// Into how many pieces a context is cut, and how long they are: this follows from the context alone, so that a sequence's
-// results do not depend on how many there are.
-__device__ __forceinline__ int length_of_pieces(int context) { return max((context + PIECES - 1) / PIECES, LEAST); }
 
 struct Shared {
     __align__(128) uint4 ring[WARPS][DEPTH][PER][UNIT_BYTES / 16];
@@ -98,30 +69,6 @@ struct Shared {
 
 static_assert(sizeof(Shared) <= SHARED, "whole_step.py counts otherwise");
 
-__device__ __forceinline__ float to_float(u16 h) {
-    float f;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
-    return f;
-}
-
-__device__ __forceinline__ u16 to_half(float f) {
-    u16 h;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
-    return h;
-}
-
-__device__ __forceinline__ u32 to_half2(float low, float high) {
-    u32 r;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-    return r;
-}
-
-__device__ __forceinline__ float2 widened(u32 h) {
-    float2 f;
-    asm("{ .reg .b16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b; }" : "=f"(f.x), "=f"(f.y) : "r"(h));
-    return f;
-}
-
 __device__ __forceinline__ void multiply_add(int (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
@@ -139,15 +86,6 @@ __device__ __forceinline__ float reciprocal(float x) {
     float r;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
     return x < 8e37f ? r : __int_as_float(0x7fffffff);
-}
-
-__device__ __forceinline__ u32 address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-
-__device__ __forceinline__ bool is_past(u32 barrier, u32 parity) {
-    u32 r;
-    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                 : "=r"(r) : "r"(barrier), "r"(parity) : "memory");
-    return r;
 }
 
 // A barrier of the whole grid. Its counter only goes up, from step to step too.
@@ -278,15 +216,6 @@ __device__ __forceinline__ void keep(Shared& shared, int t, int column, int colu
 #pragma unroll
     for (int o = GROUP / EACH_X / 2; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
     if (column < columns && column % GROUP == 0) shared.groups[column / GROUP][t] = make_int2(__float_as_int(most * (1.f / 32639.f)), sum);
-}
-
-__device__ __forceinline__ void widened(const uint4& eight, float* x) {
-    const u32 words[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const float2 a = widened(words[i]);
-        x[2 * i] = a.x, x[2 * i + 1] = a.y;
-    }
 }
 
 // The normed stream [BATCH, HIDDEN]: kept as x, or where there is `out` written to it.
@@ -470,38 +399,6 @@ __device__ __forceinline__ void product(Shared& shared, Ring& ring, int phase, O
         }
         if (i < all && mine < BATCH) out(of, (run.first_tile + of) * 16 + r, r, mine, my_y, my_up);
     }
-}
-
-__device__ __forceinline__ void widen(const uint4& raw, float (&x)[EACH]) {
-    const u32 words[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#if FP8
-        u32 low, high;
-        asm("{ .reg .b16 a, b; mov.b32 {a, b}, %2; cvt.rn.f16x2.e4m3x2 %0, a; cvt.rn.f16x2.e4m3x2 %1, b; }"
-            : "=r"(low), "=r"(high) : "r"(words[i]));
-        const float2 a = widened(low), b = widened(high);
-        x[4 * i] = a.x, x[4 * i + 1] = a.y, x[4 * i + 2] = b.x, x[4 * i + 3] = b.y;
-#else
-        const float2 a = widened(words[i]);
-        x[2 * i] = a.x, x[2 * i + 1] = a.y;
-#endif
-    }
-}
-
-// As the cache keeps them.
-__device__ __forceinline__ uint4 narrowed(const float (&x)[EACH]) {
-    u32 words[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#if FP8
-        asm("{ .reg .b16 a, b; cvt.rn.satfinite.e4m3x2.f32 a, %2, %1; cvt.rn.satfinite.e4m3x2.f32 b, %4, %3; mov.b32 %0, {a, b}; }"
-            : "=r"(words[i]) : "f"(x[4 * i]), "f"(x[4 * i + 1]), "f"(x[4 * i + 2]), "f"(x[4 * i + 3]));
-#else
-        words[i] = to_half2(x[2 * i], x[2 * i + 1]);
-#endif
-    }
-    return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 // A lane's columns of a head of q, k or v: plain.

@@ -11,6 +11,8 @@ from halfbyte.kernels.gpu.attention import attend
 from halfbyte.kernels.gpu.beginning import Beginning
 from halfbyte.kernels.gpu.fresh import Fresh
 from halfbyte.kernels.gpu.mode import Mode
+from halfbyte.kernels.gpu.paired_step import PairedStep
+from halfbyte.kernels.gpu.step_network import StepNetwork
 from halfbyte.kernels.gpu.whole_step import WholeStep
 from halfbyte.kernels.interface import PagedBatch, PagedCaches
 from halfbyte.kernels.triton.paged_attention import PIECE, pieces_of
@@ -44,7 +46,10 @@ class GpuPass:
         self.records = device.type == "cuda" and (not shared or RECORDS_SHARED)  # in the interpreter nothing is
         one_kernel = bool(spans) and not shared and not self.mode.portable and not self.mode.fixed
         self.begin = Beginning(shape, device)
-        self.step = WholeStep(shape, self.spans, self.norms, device) if one_kernel else None
+        self.steps: list[WholeStep | PairedStep] = []
+        if one_kernel:
+            network = StepNetwork(shape, self.spans, self.norms, device)
+            self.steps = [WholeStep(network), PairedStep(network)]
 
     def __call__(
         self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches
@@ -70,8 +75,9 @@ class GpuPass:
         self, embedded: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, past: PagedCaches, pieces: int
     ) -> torch.Tensor:
         """Launch everything for one new token of each sequence: for few sequences one kernel, where that can be."""
-        if self.step is not None and self.step.takes(embedded.shape[0], past):
-            return self.step(embedded, cos, sin, past)
+        for step in self.steps:
+            if step.takes(embedded.shape[0], past):
+                return step(embedded, cos, sin, past)
         return self.run(embedded, cos, sin, past, pieces)
 
     def run(
