@@ -1,7 +1,7 @@
 """Decoding and prefill of the Llama-2-7B shape, random AWQ weights of g128 (or float16), on one GPU.
 
     python benchmarks/gpu_decode.py [--weights awq|fp16] [--batches 1 4 16 64 256] [--profile] [--no-overlap]
-        [--kv-cache-dtype fp8|int8] [--deterministic] [--w4a8]
+        [--kv-cache-dtype fp8|int8] [--deterministic]
 
 Prompts of 128 tokens, as many tokens decoded as --tokens says, through the engine: scheduling, sampling and text
 included. `gpu_ms` is the recorded pass alone, at a context of 256. `gap_ms` is what lies on the GPU's clock between
@@ -179,13 +179,12 @@ def build(
     kv_cache: str | None = "60GiB",
     overlap: bool = True,
     deterministic: bool = False,
-    eight: bool = False,
 ) -> tuple[Engine, int]:
     """An engine with random weights, and the bytes of weights that it reads for a token."""
     before = torch.cuda.memory_allocated()
     embedding = torch.randn(V, D, device=DEVICE).half()
     head = torch.randn(V, D, device=DEVICE).mul_(D**-0.5).half()
-    kernels = GpuKernels(torch.device(DEVICE), fixed=deterministic, eight=eight)
+    kernels = GpuKernels(torch.device(DEVICE), fixed=deterministic)
     config = ModelConfig.from_dict(SHAPE, "the Llama-2-7B shape")
     network = Network(config, embedding, blocks(kind), torch.ones(D), head, kernels)
     read = torch.cuda.memory_allocated() - before - embedding.nbytes
@@ -205,7 +204,6 @@ def main() -> None:
     parser.add_argument("--weights", choices=("awq", "fp16"), default="awq")
     parser.add_argument("--kv-cache-dtype", choices=("auto", "fp8", "int8"), default="auto")
     parser.add_argument("--deterministic", action="store_true")
-    parser.add_argument("--w4a8", action="store_true", help="large passes round activations to 8 bits")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64, 256])
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--no-overlap", action="store_true")
@@ -214,7 +212,7 @@ def main() -> None:
 
     def say(**found: object) -> None:
         start: dict[str, object] = {"who": "halfbyte", "weights": given.weights, "kv": given.kv_cache_dtype}
-        start |= {name: True for name in ("deterministic", "w4a8") if getattr(given, name)}
+        start |= {"deterministic": True} if given.deterministic else {}
         print(json.dumps(start | found), flush=True)
 
     speed = ceiling()
@@ -224,7 +222,6 @@ def main() -> None:
         given.kv_cache_dtype,
         overlap=not given.no_overlap,
         deterministic=given.deterministic,
-        eight=given.w4a8,
     )
     network = engine.network
     for batch in given.batches:

@@ -11,7 +11,6 @@ class Compute(StrEnum):
     AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
-    W4A8 = "w4a8"
 
 
 class GroupSize(StrEnum):

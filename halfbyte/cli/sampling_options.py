@@ -37,7 +37,7 @@ Compute = Annotated[
     ComputeChoice,
     typer.Option(
         help="auto is fast: on a CPU it rounds the activations of 4-bit layers to 8 bits, on a GPU all to float16, or "
-        "bfloat16; w4a8 rounds a GPU's large passes to 8 bits; float32 rounds nothing, on the CPU."
+        "bfloat16; float32 rounds nothing, on the CPU."
     ),
 ]
 

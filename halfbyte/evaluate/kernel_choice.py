@@ -155,14 +155,11 @@ def _linears(product: Product, device: torch.device) -> list[GpuLinear]:
 
 def _ways(linears: list[GpuLinear], count: int) -> Ways:
     """All ways but Triton's product; wide_linear.cu's activations are random, so their order does not matter."""
-    from halfbyte.kernels.gpu.gpu_span import EIGHT_FROM  # noqa: PLC0415  triton comes with CUDA
-    from halfbyte.kernels.gpu.linear import is_wide  # noqa: PLC0415
+    from halfbyte.kernels.gpu.linear import is_wide  # noqa: PLC0415  triton comes with CUDA
     from halfbyte.kernels.gpu.wide import takes, wide_linear  # noqa: PLC0415
 
     first, (x, out) = linears[0], _given(linears[0], count)
     ways: Ways = {"matrix": [partial(linear.many, x) for linear in linears]}
-    if first.group and count >= EIGHT_FROM:
-        ways["w4a8"] = [partial(_eight, linear, x, out) for linear in linears]
     if first.mode.portable:
         return ways
     if first.streams and count <= MORE_TOKENS[-1]:
@@ -170,12 +167,6 @@ def _ways(linears: list[GpuLinear], count: int) -> Ways:
     if is_wide(x.device) and takes(first):
         ways["wide"] = [partial(wide_linear, linear, x, out, "half") for linear in linears]
     return ways
-
-
-def _eight(linear: GpuLinear, x: torch.Tensor, out: torch.Tensor) -> None:
-    from halfbyte.kernels.triton.eight_bits import multiply_eight, rounded_rows  # noqa: PLC0415
-
-    multiply_eight(linear.data, linear.group, rounded_rows(x), linear.bias, out, linear.N, "half")
 
 
 def _cut_ways(linears: list[GpuLinear], count: int, cuts: dict[str, Cut]) -> Ways:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 DTYPES = {"bfloat16": torch.bfloat16}  # of a GPU's activations, where it is not float16
 
-Compute = Literal["auto", "float32", "bfloat16", "w4a8"]
+Compute = Literal["auto", "float32", "bfloat16"]
 
 
 def load_network(
@@ -42,16 +42,15 @@ def load_network(
 ) -> Network:
     """Build the network. compute="float32" makes 4-bit weights float and rounds no activation (exact, slower).
 
-    "bfloat16" has a GPU's activations in that; "w4a8" rounds those of its large passes to 8 bits. adaptable: passes can
-    be given adapters. device: "cpu", "cuda", or "auto" for a GPU if there is one; computing in float32 is done on the
-    CPU. Raises ConfigError for another device, or one that is not there. deterministic: a token's results depend on its
-    sequence alone, on a GPU too.
+    "bfloat16" has a GPU's activations in that. adaptable: passes can be given adapters. device: "cpu", "cuda", or
+    "auto" for a GPU if there is one; computing in float32 is done on the CPU. Raises ConfigError for another device, or
+    one that is not there. deterministic: a token's results depend on its sequence alone, on a GPU too.
     collective: of the processes that share the network; this one reads and keeps its share, and the others theirs.
     """
     place = pick_device(device, compute)
     checkpoint = checkpoint.for_running(None if place.type == "cpu" else place)
     if deterministic and place.type != "cpu":
-        _check_deterministic(compute, adaptable, 1 if collective is None else collective.ranks)
+        _check_deterministic(adaptable, 1 if collective is None else collective.ranks)
     kernels = pick_kernels(checkpoint, compute, place, adaptable=adaptable, deterministic=deterministic)
     share = None if collective is None else shares_of(checkpoint, collective.ranks)[collective.rank]
     embedding = checkpoint.tensor("model.embed_tokens.weight")
@@ -93,16 +92,12 @@ def pick_device(wanted: str, compute: Compute) -> torch.device:
     if wanted == "cuda" and compute == "float32":
         raise ConfigError('compute="float32" is done on the CPU; leave device out, or compute')
     place = torch.device("cuda" if there and wanted != "cpu" and compute != "float32" else "cpu")
-    if compute in ("bfloat16", "w4a8") and place.type == "cpu":
-        raise ConfigError(f'compute="{compute}" is done on a GPU; on the CPU leave it out, or take "float32"')
+    if compute == "bfloat16" and place.type == "cpu":
+        raise ConfigError('compute="bfloat16" is done on a GPU; on the CPU leave it out, or take "float32"')
     return place
 
 
-def _check_deterministic(compute: Compute, adaptable: bool, ranks: int) -> None:
-    if compute == "w4a8":
-        raise ConfigError(
-            'deterministic and compute="w4a8" do not go together: only large passes are rounded; leave one of them out'
-        )
+def _check_deterministic(adaptable: bool, ranks: int) -> None:
     if adaptable:
         raise ConfigError(
             "deterministic and adapters (enable_lora) do not go together on a GPU: what adapters add is summed in an "
@@ -128,7 +123,7 @@ def pick_kernels(
         from halfbyte.kernels.gpu.gpu_kernels import GpuKernels  # noqa: PLC0415  triton comes with CUDA
 
         dtype = DTYPES.get(compute, torch.float16)
-        return GpuKernels(device, fixed=deterministic, dtype=dtype, eight=compute == "w4a8")
+        return GpuKernels(device, fixed=deterministic, dtype=dtype)
     if compute == "float32" or not checkpoint.has_int4:
         return ReferenceKernels()
     from halfbyte.kernels.cpu.pick import cpu_kernels  # noqa: PLC0415  it may have to compile

@@ -143,10 +143,8 @@ def test_an_engine_insists_on_such_a_network():
 def test_what_it_does_not_go_with():
     from halfbyte.models.loader import _check_deterministic
 
-    _check_deterministic("auto", adaptable=False, ranks=2)
+    _check_deterministic(adaptable=False, ranks=2)
     with pytest.raises(ConfigError, match="enable_lora"):
-        _check_deterministic("auto", adaptable=True, ranks=1)
+        _check_deterministic(adaptable=True, ranks=1)
     with pytest.raises(ConfigError, match="on 3 GPUs"):
-        _check_deterministic("auto", adaptable=False, ranks=3)
-    with pytest.raises(ConfigError, match="w4a8"):
-        _check_deterministic("w4a8", adaptable=False, ranks=1)
+        _check_deterministic(adaptable=False, ranks=3)

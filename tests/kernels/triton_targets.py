@@ -11,7 +11,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from halfbyte.kernels.triton import eight_bits, linear, paged_attention, rope_store, tiles
+from halfbyte.kernels.triton import linear, paged_attention, rope_store, tiles
 
 TARGETS = {  # and the shared memory that a block may have there
     "sm_75": (GPUTarget("cuda", 75, 32), 64 * 1024),
@@ -58,10 +58,6 @@ def kernels(target: str):
                 "FIXED": False,
             }
             yield f"attention of {M}{name}", paged_attention._attend, sizes, types | {"out": out}, 4
-    if target != "sm_75":  # which is refused
-        sizes = {"K": 4096, "GROUP": 128, "BIAS": True, "OUTPUT": 2, "TILES": 8, "ROWS": 128}
-        types = {"x": "*i8", "scales": "*fp32", "out": "*fp16"}
-        yield "product of 8 bits", eight_bits._multiply, sizes, types, 8
     together = {"D": 128, "WIDTH": 128, "PIECES": 4, "TILED": False}
     yield "pieces", paged_attention._put_together, together, {"out": "*fp16"}, 1
 

@@ -18,7 +18,6 @@ from halfbyte.kernels.gpu.portable import check_device, is_portable
 from halfbyte.kernels.int8_cache import make_int8_cache
 from halfbyte.kernels.interface import LinearWeight
 from halfbyte.kernels.reference import store_paged
-from halfbyte.kernels.triton.device import MATRIX_UNITS, has_matrix_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,12 +36,10 @@ class GpuKernels:
     says between which numbers), unless they are `fixed`.
     """
 
-    def __init__(
-        self, device: torch.device, *, fixed: bool = False, dtype: torch.dtype = torch.float16, eight: bool = False
-    ) -> None:
+    def __init__(self, device: torch.device, *, fixed: bool = False, dtype: torch.dtype = torch.float16) -> None:
         """fixed: a row's results do not depend on the others, not in one bit, at some cost in speed.
 
-        dtype: of activations; those of bfloat16 go through Triton alone. eight: large passes round them to 8 bits.
+        dtype: of activations; those of bfloat16 go through Triton alone.
         Raises KernelError for a device that there are no such kernels for.
         """
         check_device(device)
@@ -50,10 +47,7 @@ class GpuKernels:
         if dtype == torch.bfloat16 and _is_older(device, LEAST_BF16):
             name = torch.cuda.get_device_name(device)
             raise KernelError(f"bfloat16 needs compute capability {LEAST_BF16}, which {name} has not; use float16")
-        if eight and not has_matrix_units(device):  # Triton's loop of sums knows no whole numbers
-            name = torch.cuda.get_device_name(device)
-            raise KernelError(f"compute 'w4a8' needs compute capability {MATRIX_UNITS}, which {name} has not")
-        self.mode = Mode(is_portable(device) or dtype != torch.float16, fixed, dtype, eight)
+        self.mode = Mode(is_portable(device) or dtype != torch.float16, fixed, dtype)
 
     def span(self, p: Span) -> SpanKernel:
         """Prepare a span."""

@@ -12,16 +12,11 @@ from halfbyte.kernels.gpu.choices import choices
 from halfbyte.kernels.gpu.linear import GpuLinear, gate_and_up, is_wide, rows_of
 from halfbyte.kernels.gpu.mode import Mode
 from halfbyte.kernels.gpu.wide import CHUNK, in_tiles_order, norm_rows, takes, wide_linear
-from halfbyte.kernels.triton.eight_bits import multiply_eight, rounded_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from halfbyte.kernels.interface import Adapt, Span
-    from halfbyte.kernels.triton.linear import Output
-
-
-EIGHT_FROM = 64  # tokens from which reading weights is not what takes the time
 
 
 class GpuSpan:
@@ -48,7 +43,6 @@ class GpuSpan:
         if p.after is not None:
             self.widens = self.widens and takes(self.gate_up, silu=True)
         self.streams = all(linear.streams for linear in linears) and pairs
-        self.rounds = self.mode.eight and self.streams and all(linear.group for linear in linears)
 
     def __call__(
         self, attended: torch.Tensor | None, residual: torch.Tensor, adapt: Adapt | None = None
@@ -59,11 +53,7 @@ class GpuSpan:
 
     def is_wide(self, T: int) -> bool:
         """Whether T tokens go through the products that take x in the order of tiles."""
-        return self.widens and not self._is_eight(T) and (self.mode.fixed or self.choices.wide_from <= T)
-
-    def _is_eight(self, T: int) -> bool:
-        """Whether T tokens are rounded to 8 bits."""
-        return self.rounds and T >= EIGHT_FROM
+        return self.widens and (self.mode.fixed or self.choices.wide_from <= T)
 
     def _streams(self, T: int) -> bool:
         """Whether T tokens go through products that read 4-bit weights as they lie."""
@@ -78,8 +68,6 @@ class GpuSpan:
         tiled: `attended` is in the order of tiles, as it may be where `is_wide` says so and there are no adapters.
         """
         T = residual.shape[0]
-        if adapt is None and self._is_eight(T):
-            return self._eight(attended, residual)
         if adapt is None and self.is_wide(T):
             if attended is not None and not tiled:
                 attended = in_tiles_order(attended)
@@ -111,24 +99,6 @@ class GpuSpan:
             return F.rms_norm(residual, self.norm.shape, self.norm, self.eps)
         out = torch.empty(T, self.qkv.N, dtype=self.mode.dtype, device=residual.device)
         wide_linear(self.qkv, norm_rows(residual, self.norm, self.eps), out, "half")
-        return out
-
-    def _eight(self, attended: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
-        T = residual.shape[0]
-        if self.after:
-            assert attended is not None
-            with self._sum(residual) as total:
-                _round_and_multiply(self.o, attended, total, "added")
-            activated = torch.empty(T, self.down.K, dtype=self.mode.dtype, device=residual.device)
-            x = F.rms_norm(residual, self.after_norm.shape, self.after_norm, self.eps)
-            _round_and_multiply(self.gate_up, x, activated, "silu")
-            with self._sum(residual) as total:
-                _round_and_multiply(self.down, activated, total, "added")
-        x = F.rms_norm(residual, self.norm.shape, self.norm, self.eps)
-        if self.qkv is None:
-            return x
-        out = torch.empty(T, self.qkv.N, dtype=self.mode.dtype, device=residual.device)
-        _round_and_multiply(self.qkv, x, out, "half")
         return out
 
     def _few(self, attended: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
@@ -170,10 +140,6 @@ class GpuSpan:
                 total.add_(_product((F.silu(gate) * up).flatten(1), self.down, "down", adapt))
         x = F.rms_norm(residual, self.norm.shape, self.norm, self.eps)
         return x if self.qkv is None else _product(x, self.qkv, "qkv", adapt)
-
-
-def _round_and_multiply(linear: GpuLinear, x: torch.Tensor, out: torch.Tensor, output: Output) -> None:
-    multiply_eight(linear.data, linear.group, rounded_rows(x), linear.bias, out, linear.N, output)
 
 
 def _product(x: torch.Tensor, linear: GpuLinear, name: str, adapt: Adapt | None) -> torch.Tensor:

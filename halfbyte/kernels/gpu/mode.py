@@ -11,15 +11,11 @@ from halfbyte.kernels.gpu.portable import is_portable
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """portable: Triton alone. fixed: a token's results depend on it and its past alone. dtype: of activations.
-
-    eight: large passes round them to 8 bits before each product with 4-bit weights.
-    """
+    """portable: Triton alone. fixed: a token's results depend on it and its past alone. dtype: of activations."""
 
     portable: bool
     fixed: bool = False
     dtype: torch.dtype = torch.float16
-    eight: bool = False
 
     @staticmethod
     def of(device: torch.device) -> Mode:
