@@ -107,20 +107,6 @@ struct Shared {
 
 static_assert(sizeof(Shared) <= SHARED, "paired_step.py counts otherwise");
 
-// This thread's number, of which the compiler does not know that it stays the same: what it would make of it ahead of all
-// loops, and keep, takes registers that there are not.
-__device__ __forceinline__ u32 thread() {
-    u32 t;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(t));
-    return t;
-}
-
-__device__ __forceinline__ void multiply_add(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 // Two bytes of a word as float16 numbers, 1024 more.
 __device__ __forceinline__ u32 bytes(u32 word, u32 which) { return __byte_perm(word, 0x64646464, which); }
 
@@ -128,14 +114,10 @@ __device__ __forceinline__ void wait_for(const u64& barrier, u32 parity) {
     while (!is_past(address(&barrier), parity));
 }
 
-__device__ __forceinline__ void arrive(const u64& barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address(&barrier)) : "memory");
-}
+__device__ __forceinline__ void arrive(const u64& barrier) { arrive_at(address(&barrier)); }
 
 // An arrival, with bytes that are to be waited for too.
-__device__ __forceinline__ void expect(const u64& barrier, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address(&barrier)), "r"(bytes) : "memory");
-}
+__device__ __forceinline__ void expect(const u64& barrier, u32 bytes) { expect_at(address(&barrier), bytes); }
 
 // Where the nth goes in a ring of N, and what its barriers' parities are.
 template <int N>
@@ -150,15 +132,8 @@ __device__ __forceinline__ u32 place_of(int column, int token) {
 }
 
 // Meetings of some of a block's threads: barriers 1 to 2 + TEAMS.
-__device__ __forceinline__ void givers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(GIVER_THREADS) : "memory"); }
-__device__ __forceinline__ void meet_team(int team) {
-    asm volatile("bar.sync %0, %1;" ::"r"(3 + team), "n"(32 * TEAM_WARPS) : "memory");
-}
-
-// One thread's word to the grid that its block has done a phase; the threads whose work that is have met.
-__device__ __forceinline__ void tell_grid(u32* counter) {
-    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
-}
+__device__ __forceinline__ void givers_meet() { meet_at(1, GIVER_THREADS); }
+__device__ __forceinline__ void meet_team(int team) { meet_at(3 + team, 32 * TEAM_WARPS); }
 
 // Each token's factor of RMS norm, from squares [BATCH, tiles], and what it is of the last one: a warp.
 __device__ __forceinline__ void make_factors(Shared& shared, const float* squares, float eps, bool is_first) {
@@ -195,9 +170,7 @@ __device__ __forceinline__ void watch(Shared& shared, u32* counter, const float*
 #pragma unroll 1
     for (int i = 0; i < 2 + 5 * LAYERS; ++i) {
         target += GRID;
-        u32 now;
-        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
-        while ((int)(now - target) < 0);
+        while ((int)(load_acquired(counter) - target) < 0);
         if ((thread() & 31) == 0) arrive(shared.go);
         // After the beginning: qkv's x is there; qkv; what was attended; the stream behind o; `activated`; the stream behind down.
         if (i == 0 || (i > 1 && (i % 5 == 4 || i % 5 == 1))) make_factors(shared, squares, eps, i == 0);
@@ -226,8 +199,7 @@ __device__ __forceinline__ void fetch_weights(Shared& shared) {
                     const u32 full = address(&shared.full[crew][to.place]), bytes = chunks * CHUNK_BYTES;
                     expect(shared.full[crew][to.place], bytes);
                     if (bytes)
-                        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                                     ::"r"(address(shared.ring[crew][to.place])), "l"(weights + (u64)(u32)(tile * chunks_of(phase) + chunk) * CHUNK_BYTES), "r"(bytes), "r"(full) : "memory");
+                        copy(address(shared.ring[crew][to.place]), weights + (u64)(u32)(tile * chunks_of(phase) + chunk) * CHUNK_BYTES, bytes, full);
                 }
             }
         }
@@ -359,7 +331,7 @@ struct Giver {
     // Givers are done with a phase. (One tells for all: releasing what was written takes long, and longer at once.)
     __device__ __forceinline__ void tell(u32* counter) const {
         givers_meet();
-        if (threadIdx.x == THREADS) tell_grid(counter);
+        if (threadIdx.x == THREADS) add_released(counter);
     }
     // Squares of a tile of the stream, for all: x of this giver's tokens.
     __device__ __forceinline__ void give_squares(float (&x)[OF_GIVER], int tile, float* squares) const {
@@ -424,13 +396,9 @@ struct Giver {
     // Sums of a tile that is the partner's. (They report to its barrier by themselves: an arrival that releases them would
     // wait for all that was written to memory before.)
     __device__ __forceinline__ void send(int k, const float (&v)[OF_GIVER]) const {
-        u32 to, barrier;
-        asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(address(shared.theirs[k][at])), "r"(half ^ 1));
-        asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(barrier) : "r"(address(&shared.there[k])), "r"(half ^ 1));
+        const u32 to = address_in(address(shared.theirs[k][at]), half ^ 1), barrier = address_in(address(&shared.there[k]), half ^ 1);
 #pragma unroll
-        for (int i = 0; i < OF_GIVER; i += 4)
-            asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
-                         ::"r"(to + 4 * i), "f"(v[i]), "f"(v[i + 1]), "f"(v[i + 2]), "f"(v[i + 3]), "r"(barrier) : "memory");
+        for (int i = 0; i < OF_GIVER; i += 4) ::send(to + 4 * i, v[i], v[i + 1], v[i + 2], v[i + 3], barrier);
     }
     __device__ __forceinline__ void add_theirs(int k, float (&v)[OF_GIVER]) {
         wait_for(shared.there[k], seen >> k & 1);
@@ -681,8 +649,8 @@ __device__ __forceinline__ void give_piece(Shared& shared, const Piece& p, const
     __threadfence();
     meet_team(team);
     if (thread() % (32 * TEAM_WARPS) == 0) {
-        u32 *count = between.counts + p.s * KV_HEADS + p.kv_head, before;
-        asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(count) : "memory");
+        u32* count = between.counts + p.s * KV_HEADS + p.kv_head;
+        const u32 before = add_and_get(count);
         shared.is_last[team] = before == pieces - 1;
         if (before == pieces - 1) *count = 0;
     }
@@ -844,32 +812,30 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(ALL_THREA
     extern __shared__ __align__(128) unsigned char memory[];
     Shared& shared = *(Shared*)memory;
     const Between between = {stream, attended, activated, qkv, parts, weights, squares, counts};
-    asm volatile("griddepcontrol.launch_dependents;");
+    let_next_begin();
     for (int i = thread(); i < LAYERS * ENTRIES; i += ALL_THREADS) (&shared.layers[0][0])[i] = layers[i];
     if (thread() < TOKENS_KEPT) shared.factors[thread()] = 1.f;
     if (thread() == 0) {
-        auto begin = [](u64& barrier, u32 count) {
-            asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address(&barrier)), "r"(count) : "memory");
-        };
+        auto begin = [](u64& barrier, u32 count) { begin_barrier(address(&barrier), count); };
         for (int i = 0; i < CREWS * DEPTH; ++i) begin(shared.full[0][i], 1), begin(shared.empty[0][i], CREW);
         for (int i = 0; i < GIVERS * SLOTS; ++i) begin(shared.summed[0][i], CREW), begin(shared.given[0][i], 1);
         for (int i = 0; i < MOST_OWN; ++i) begin(shared.there[i], 1), expect(shared.there[i], THEIRS_BYTES);
         begin(shared.go, 1), begin(shared.factored, 1);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+    show_barriers();
+    meet_cluster();
 
     if (threadIdx.x >= THREADS) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(FEW_REGISTERS));
+        leave_registers<FEW_REGISTERS>();
         if (threadIdx.x >= FETCHER) {
             if (threadIdx.x == FETCHER) fetch_weights(shared);
             if (threadIdx.x / 32 == WATCHER / 32) {
-                asm volatile("griddepcontrol.wait;" ::: "memory");
+                wait_for_last();
                 watch(shared, counter, squares, eps);
             }
             return;
         }
-        asm volatile("griddepcontrol.wait;" ::: "memory");
+        wait_for_last();
         Giver giver(shared);
         each_own(giver, [&](int k, int tile) {
             float x[OF_GIVER];
@@ -884,7 +850,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(ALL_THREA
         giver.wait_for_factors();
         givers_meet();
         each_own(giver, [&](int k, int tile) { giver.give_stream(k, tile * 16 + giver.row, stream); });
-        asm volatile("bar.sync 2, %0;" ::"n"(THREADS + GIVER_THREADS) : "memory");  // those who compute have seen the first meeting
+        meet_at(2, THREADS + GIVER_THREADS);  // those who compute have seen the first meeting
         giver.tell(counter);
 #pragma unroll 1
         for (int l = 0; l < LAYERS; ++l) {
@@ -931,7 +897,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(ALL_THREA
                 giver.tell(counter);
                 if (phase == QKV) {
                     giver.wait();
-                    asm volatile("bar.arrive 2, %0;" ::"n"(THREADS + GIVER_THREADS) : "memory");
+                    pass_by(2, THREADS + GIVER_THREADS);
                 }
             }
         }
@@ -947,12 +913,12 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(ALL_THREA
         return;
     }
 
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(MANY_REGISTERS));
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    take_registers<MANY_REGISTERS>();
+    wait_for_last();
     if (thread() < BATCH) shared.contexts[thread()] = __ldcg(context_lens + thread()), shared.slots[thread()] = __ldcg(new_slots + thread());
     for (int i = thread(); i < BATCH * D; i += THREADS)
         (&shared.cos[0][0])[i] = __ldcg(cos + i), (&shared.sin[0][0])[i] = __ldcg(sin + i);
-    asm volatile("bar.sync 3, %0;" ::"n"(THREADS) : "memory");
+    meet_at(3, THREADS);
     // Where the first tokens are whose keys and values this thread needs, in every layer whose window is the first one's.
     {
         const Piece start(shared, blockIdx.x + GRID * (thread() / (32 * TEAM_WARPS)), shared.layers[0], tables, table_width);
@@ -963,7 +929,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(ALL_THREA
     }
     u32 met = 0;
     wait_for(shared.go, met), met ^= 1;
-    asm volatile("bar.arrive 2, %0;" ::"n"(THREADS + GIVER_THREADS) : "memory");
+    pass_by(2, THREADS + GIVER_THREADS);
 
     u32 n = 0;
     Slots slots = {};
@@ -979,8 +945,8 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(ALL_THREA
             });
             if (phase == QKV) {
                 attend(shared, layer, between, tables, table_width, scale, eps, met);
-                asm volatile("bar.sync 2, %0;" ::"n"(THREADS + GIVER_THREADS) : "memory");
-                if (thread() == 0) tell_grid(counter);
+                meet_at(2, THREADS + GIVER_THREADS);
+                if (thread() == 0) add_released(counter);
             }
         }
     }

@@ -1,4 +1,4 @@
-// What the kernels of a whole step share: whole_step.cu and paired_step.cu, at whose beginnings it is put.
+// What the kernels of a whole step share: whole_step.cu and paired_step.cu, at whose beginnings it is put behind ptx.cuh.
 //
 // Compiled at run time with these set, as far as it needs them:
 //   HIDDEN, FFN, HEADS, KV_HEADS, D (width of a head)     the network's shape
@@ -8,10 +8,6 @@
 //   LEAST    tokens of a piece
 //
 // Weights lie as halfbyte/kernels/gpu/tiles.py packs them; *tile*, *step* and *unit* are those of stream_linear.cu.
-
-typedef unsigned int u32;
-typedef unsigned short u16;
-typedef unsigned long long u64;
 
 #define STEPS (GROUP == 128 ? 2 : 1)   // of a unit
 #define GROUPS (GROUP == 32 ? 2 : 1)   // of a unit
@@ -37,39 +33,6 @@ __host__ __device__ constexpr int most(int a, int b) { return a > b ? a : b; }
 // results do not depend on how many there are.
 __device__ __forceinline__ int length_of_pieces(int context) { return max((context + PIECES - 1) / PIECES, LEAST); }
 
-__device__ __forceinline__ float to_float(u16 h) {
-    float f;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
-    return f;
-}
-
-__device__ __forceinline__ u16 to_half(float f) {
-    u16 h;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
-    return h;
-}
-
-__device__ __forceinline__ u32 to_half2(float low, float high) {
-    u32 r;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-    return r;
-}
-
-__device__ __forceinline__ float2 widened(u32 h) {
-    float2 f;
-    asm("{ .reg .b16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b; }" : "=f"(f.x), "=f"(f.y) : "r"(h));
-    return f;
-}
-
-__device__ __forceinline__ u32 address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-
-__device__ __forceinline__ bool is_past(u32 barrier, u32 parity) {
-    u32 r;
-    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                 : "=r"(r) : "r"(barrier), "r"(parity) : "memory");
-    return r;
-}
-
 __device__ __forceinline__ void widened(const uint4& eight, float* x) {
     const u32 words[4] = {eight.x, eight.y, eight.z, eight.w};
 #pragma unroll
@@ -85,8 +48,7 @@ __device__ __forceinline__ void widen(const uint4& raw, float (&x)[EACH]) {
     for (int i = 0; i < 4; ++i) {
 #if FP8
         u32 low, high;
-        asm("{ .reg .b16 a, b; mov.b32 {a, b}, %2; cvt.rn.f16x2.e4m3x2 %0, a; cvt.rn.f16x2.e4m3x2 %1, b; }"
-            : "=r"(low), "=r"(high) : "r"(words[i]));
+        from_e4m3(words[i], low, high);
         const float2 a = widened(low), b = widened(high);
         x[4 * i] = a.x, x[4 * i + 1] = a.y, x[4 * i + 2] = b.x, x[4 * i + 3] = b.y;
 #else
@@ -102,8 +64,7 @@ __device__ __forceinline__ uint4 narrowed(const float (&x)[EACH]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #if FP8
-        asm("{ .reg .b16 a, b; cvt.rn.satfinite.e4m3x2.f32 a, %2, %1; cvt.rn.satfinite.e4m3x2.f32 b, %4, %3; mov.b32 %0, {a, b}; }"
-            : "=r"(words[i]) : "f"(x[4 * i]), "f"(x[4 * i + 1]), "f"(x[4 * i + 2]), "f"(x[4 * i + 3]));
+        words[i] = to_e4m3(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]);
 #else
         words[i] = to_half2(x[2 * i], x[2 * i + 1]);
 #endif

@@ -69,22 +69,9 @@ struct Shared {
 
 static_assert(sizeof(Shared) <= SHARED, "whole_step.py counts otherwise");
 
-__device__ __forceinline__ void multiply_add(int (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ float larger(float a, float b) {  // what is no number is not to be lost
-    float r;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
-    return r;
-}
-
 // Of a number that is not negative; no number where it would be too small for one.
 __device__ __forceinline__ float reciprocal(float x) {
-    float r;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    const float r = fast_reciprocal(x);
     return x < 8e37f ? r : __int_as_float(0x7fffffff);
 }
 
@@ -95,13 +82,11 @@ struct Barrier {
     __device__ __forceinline__ void arrive() {
         target += GRID;
         __syncthreads();
-        if (threadIdx.x == THREADS - 1) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+        if (threadIdx.x == THREADS - 1) add_released(counter);
     }
     __device__ __forceinline__ void wait() {
         if (threadIdx.x == THREADS - 1) {
-            u32 now;
-            do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
-            while ((int)(now - target) < 0);
+            while ((int)(load_acquired(counter) - target) < 0);
         }
         __syncthreads();
     }
@@ -129,9 +114,8 @@ struct Ring {
         }
         if ((threadIdx.x & 31) == 0) {
             const u32 full = address(&shared.full[warp][to]);
-            asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(full), "n"(PER * UNIT_BYTES) : "memory");
-            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                         ::"r"(address(shared.ring[warp][to])), "l"(from), "n"(PER * UNIT_BYTES), "r"(full) : "memory");
+            expect_at(full, PER * UNIT_BYTES);
+            copy(address(shared.ring[warp][to]), from, PER * UNIT_BYTES, full);
         }
         from += PER * UNIT_BYTES, left -= PER;
     }
@@ -585,7 +569,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) whole_step(
     const int* context_lens, u32* counter, int table_width, float scale, float eps) {
     extern __shared__ __align__(16) unsigned char memory[];
     Shared& shared = *(Shared*)memory;
-    asm volatile("griddepcontrol.launch_dependents;");
+    let_next_begin();
     for (int i = threadIdx.x; i < LAYERS * ENTRIES; i += THREADS) (&shared.layers[0][0])[i] = layers[i];
     if (threadIdx.x < 4 * WARPS) {
         const int phase = threadIdx.x / WARPS, warp = threadIdx.x % WARPS;
@@ -594,11 +578,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) whole_step(
         shared.runs[phase][warp] = Run{tiles, share * warp / WARPS / PER * PER, share * (warp + 1) / WARPS / PER * PER, first};
     }
     if (threadIdx.x < WARPS * DEPTH)
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address(&shared.full[0][0] + threadIdx.x)) : "memory");
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        begin_barrier(address(&shared.full[0][0] + threadIdx.x), 1);
+    show_barriers();
     __syncthreads();
     Ring ring(shared);
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    wait_for_last();
     // The counter's value before this step: block 0 leaves it here when all have arrived for the last time.
     Barrier barrier = {counter, __ldcg(counter + 1)};
 

@@ -119,7 +119,7 @@ def up(number: int, by: int) -> int:
 
 @cache
 def step_kernel(name: str, arch: str, defines: tuple[tuple[str, int], ...]) -> CudaKernel:
-    """The kernel `name` of the file of that name, behind step.cuh."""
+    """The kernel `name` of the file of that name, behind what those have in common."""
     folder = files("halfbyte.kernels.cuda")
-    source = (folder / "step.cuh").read_text() + (folder / f"{name}.cu").read_text()
+    source = "".join((folder / part).read_text() for part in ("ptx.cuh", "step.cuh", f"{name}.cu"))
     return CudaKernel(compiled(source, dict(defines), arch), name, dict(defines)["SHARED"])
