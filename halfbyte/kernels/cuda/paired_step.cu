@@ -809,8 +809,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(ALL_THREA
     const u64* __restrict__ layers, const float* embedded, u16* stream, u16* attended, u16* activated, u16* qkv, float* parts,
     float* weights, float* squares, u32* counts, float* out, const float* final_norm, const float* cos, const float* sin, const long long* new_slots, const int* tables,
     const int* context_lens, u32* counter, int table_width, float scale, float eps) {
-    extern __shared__ __align__(128) unsigned char memory[];
-    Shared& shared = *(Shared*)memory;
+    Shared& shared = *(Shared*)shared_memory();
     const Between between = {stream, attended, activated, qkv, parts, weights, squares, counts};
     let_next_begin();
     for (int i = thread(); i < LAYERS * ENTRIES; i += ALL_THREADS) (&shared.layers[0][0])[i] = layers[i];

@@ -115,6 +115,12 @@ __device__ __forceinline__ u32 add_and_get(u32* to) {
     return r;
 }
 
+// A block's dynamic shared memory.
+__device__ __forceinline__ void* shared_memory() {
+    extern __shared__ __align__(128) unsigned char memory[];
+    return memory;
+}
+
 __device__ __forceinline__ u32 address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
 // The same place in the shared memory of a block of the cluster.

@@ -567,8 +567,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) whole_step(
     const u64* __restrict__ layers, const float* embedded, float* residual, u16* qkv, u16* parts, float* weights, u16* activated,
     float* out, const float* final_norm, const float* cos, const float* sin, const long long* slots, const int* tables,
     const int* context_lens, u32* counter, int table_width, float scale, float eps) {
-    extern __shared__ __align__(16) unsigned char memory[];
-    Shared& shared = *(Shared*)memory;
+    Shared& shared = *(Shared*)shared_memory();
     let_next_begin();
     for (int i = threadIdx.x; i < LAYERS * ENTRIES; i += THREADS) (&shared.layers[0][0])[i] = layers[i];
     if (threadIdx.x < 4 * WARPS) {
