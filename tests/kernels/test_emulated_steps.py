@@ -61,7 +61,7 @@ class Emulated:
     def __call__(self, grid, threads, shared, arguments, *, early, together):
         kept = [argument_of(a) for a in arguments]
         pointers = (ctypes.c_void_p * len(kept))(*(ctypes.addressof(a) for a in kept))
-        assert self.run(grid, threads, shared, self.seed, pointers) == 0, "threads wait for what does not come"
+        assert self.run(grid, threads, shared, self.seed, pointers) == 0, "see `emulate` in emulator.h"
 
 
 END = """
