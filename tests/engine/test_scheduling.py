@@ -38,13 +38,11 @@ NUCLEUS = 8
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread_and_few_candidates():
-    before = torch.get_num_threads(), sampler.NUCLEUS
-    torch.set_num_threads(1)
+def _few_candidates():
+    before = sampler.NUCLEUS
     sampler.NUCLEUS = NUCLEUS
     yield
-    torch.set_num_threads(before[0])
-    sampler.NUCLEUS = before[1]
+    sampler.NUCLEUS = before
 
 
 @cache
