@@ -6,7 +6,6 @@ import random
 from functools import cache
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_network import ByteTokenizer, random_network, tiny_config

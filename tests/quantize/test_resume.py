@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from tiny_sources import a_source
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
