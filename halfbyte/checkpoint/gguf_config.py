@@ -205,8 +205,8 @@ def _llama3(found: npt.NDArray[np.float32], theta: float, head_dim: int, where: 
                 "original_max_position_embeddings": context,
             }
     raise ConfigError(
-        f"{where}: rope_freqs.weight is not what llama3 rope scaling of {factor:g} gives, whatever the original context; "
-        "other per-frequency factors are not supported"
+        f"{where}: rope_freqs.weight is not what llama3 rope scaling of {factor:g} gives, whatever the original "
+        "context; other per-frequency factors are not supported"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
@@ -23,7 +24,7 @@ from halfbyte.engine.ranks import start_ranks
 from halfbyte.engine.sampling_params import SamplingParams
 from halfbyte.errors import ConfigError, HalfbyteError, RequestError
 from halfbyte.models.loader import load_network
-from halfbyte.prompts.templates import jinja_template
+from halfbyte.prompts.templates import jinja_template, stops_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -69,11 +70,11 @@ class LLM:
 
         model: any source (see `open_source`). quantization: "awq" or "compressed-tensors" insists on such a repository,
         None takes what is there. tokenizer: another source's, or one at hand. seed: what requests without a seed of
-        their own draw theirs from. max_model_len: most tokens of prompt and answer together. compute,
-        device: see `load_network`. chat_template: instead of the repository's own; Jinja, or a name in
-        halfbyte.prompts.templates.TEMPLATES. tensor_parallel_size: processes that compute each token together, each on
-        a GPU of its own (on a CPU they divide its threads), this one and others that end with it. The rest: see
-        EngineOptions.
+        their own draw theirs from. max_model_len: most tokens of prompt and answer together. compute, device: see
+        `load_network`. chat_template: instead of the repository's own; Jinja, or a name in
+        halfbyte.prompts.templates.TEMPLATES, whose stop strings then end answers to chats. tensor_parallel_size:
+        processes that compute each token together, each on a GPU of its own (on a CPU they divide its threads), this
+        one and others that end with it. The rest: see EngineOptions.
         """
         options = EngineOptions(
             kv_cache=kv_cache,
@@ -91,6 +92,7 @@ class LLM:
         context = choose_context(checkpoint.config, max_model_len)
         tokenizer = load_tokenizer(source, tokenizer, chat_template)
         self.tokenizer = tokenizer
+        self._chat_stops = stops_of(chat_template)
         ranks = start_ranks(checkpoint, model, tensor_parallel_size, compute, device, context, options)
         try:
             self.network: Network = load_network(
@@ -147,7 +149,8 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer one conversation or several, through the model's chat template."""
         read = [self.chat_prompt(c) for c in _conversations(messages)]
-        return self._answer(read, sampling_params, use_tqdm, priority, adapter)
+        params = [self._in_chat(p) for p in _one_each(sampling_params, len(read))]
+        return self._answer(read, params, use_tqdm, priority, adapter)
 
     def embed(
         self,
@@ -212,12 +215,15 @@ class LLM:
         self, messages: Conversation, sampling_params: SamplingParams | None = None, *, adapter: str | None = None
     ) -> Iterator[Delta]:
         """The answer to a conversation, token by token."""
-        return self._stream(self.chat_prompt(messages), sampling_params, adapter)
+        return self._stream(self.chat_prompt(messages), self._in_chat(sampling_params or SamplingParams()), adapter)
 
     def chat_prompt(self, messages: Conversation) -> ReadPrompt:
         """A conversation as the model's chat template writes it, ready for the answer."""
         text = self.tokenizer.render_chat(messages)
         return ReadPrompt(text, self.tokenizer.encode(text, add_special_tokens=False))  # the template has written them
+
+    def _in_chat(self, params: SamplingParams) -> SamplingParams:
+        return replace(params, stop=(*params.stop_strings, *self._chat_stops)) if self._chat_stops else params
 
     def _answer(
         self,

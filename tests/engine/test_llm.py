@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 from tiny_network import tiny_config
@@ -51,6 +52,18 @@ def test_each_prompt_is_answered_as_if_alone(llm):
     together = llm.generate(PROMPTS, params)
     alone = [llm.generate(prompt, p)[0] for prompt, p in zip(PROMPTS, params, strict=True)]
     assert together == alone
+
+
+def test_a_named_template_s_stops_end_answers_to_chats(tmp_path):
+    """The model was not trained on it, and goes on with a turn of the user's; what is no chat has no turns."""
+    llm = LLM(write_repository(tmp_path, max_position_embeddings=512), chat_template="airoboros-m2.0")
+    talk = [{"role": "user", "content": "Hi"}]
+    params = SamplingParams(max_tokens=40, regex="yes\nUSER: more", stop="xx")
+    (plain,), (chat,) = llm.generate("Hi", params), llm.chat(talk, params)
+    assert plain.outputs[0].text == "yes\nUSER: more"
+    assert (chat.outputs[0].text, chat.outputs[0].finish_reason) == ("yes", "stop")
+    streamed = llm.stream_chat(talk, replace(params, regex="yes USER: more"))
+    assert "".join(delta.text for delta in streamed) == "yes"
 
 
 def test_prompts_may_be_token_ids(llm):
