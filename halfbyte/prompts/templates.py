@@ -120,7 +120,7 @@ def render_chat(
 
 def stops_of(template: str | None) -> tuple[str, ...]:
     """The stop strings that belong to a named template: a model that was not trained on it does not end by itself."""
-    return TEMPLATES[template].stop if template in TEMPLATES else ()
+    return TEMPLATES[template].stop if template is not None and template in TEMPLATES else ()
 
 
 def jinja_template(name_or_jinja: str, *, adds_bos: bool = False) -> str:
