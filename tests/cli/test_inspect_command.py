@@ -38,7 +38,7 @@ def test_the_types_of_a_gguf_file_are_told(run, smollm2_source):
 def test_sizes_that_the_container_cannot_hold_are_told_with_the_repository(run, quantized, tmp_path):
     folder = shutil.copytree(quantized, tmp_path / "odd")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": config["hidden_size"] + 4}))
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": config["hidden_size"] + 8}))
     result = run("inspect", folder)
     assert result.exit_code == 1
     assert f"config.json of {folder}: model.layers.0.self_attn.q_proj has " in result.stderr
