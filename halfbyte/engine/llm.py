@@ -16,6 +16,7 @@ from halfbyte.engine.admission import prompt_of
 from halfbyte.engine.collector import Collector
 from halfbyte.engine.context import choose_context
 from halfbyte.engine.core import Engine
+from halfbyte.engine.dtypes import compute_of
 from halfbyte.engine.local import LocalEngine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.outputs import EmbeddingOutput, ScoringOutput
@@ -54,6 +55,8 @@ class LLM:
         seed: int = 0,
         max_model_len: int | None = None,
         compute: Compute = "auto",
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
         device: str = "auto",
         chat_template: str | None = None,
         kv_cache: str | float | None = None,
@@ -71,11 +74,14 @@ class LLM:
         model: any source (see `open_source`). quantization: "awq" or "compressed-tensors" insists on such a repository,
         None takes what is there. tokenizer: another source's, or one at hand. seed: what requests without a seed of
         their own draw theirs from. max_model_len: most tokens of prompt and answer together. compute, device: see
-        `load_network`. chat_template: instead of the repository's own; Jinja, or a name in
+        `load_network`. dtype: vLLM's name for compute ("half" is "auto"). trust_remote_code: no code of a repository is
+        run, even so. chat_template: instead of the repository's own; Jinja, or a name in
         halfbyte.prompts.templates.TEMPLATES, whose stop strings then end answers to chats. tensor_parallel_size:
         processes that compute each token together, each on a GPU of its own (on a CPU they divide its threads), this
         one and others that end with it. The rest: see EngineOptions.
         """
+        del trust_remote_code
+        compute = compute_of(dtype, compute)
         options = EngineOptions(
             kv_cache=kv_cache,
             kv_cache_dtype=kv_cache_dtype,
@@ -318,6 +324,8 @@ def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: i
 
 
 def _conversations(messages: Conversation | Sequence[Conversation]) -> list[Conversation]:
+    if not isinstance(messages, list | tuple):
+        return [messages]  # type: ignore[list-item]  # which the template's checks refuse
     if all(isinstance(item, dict) for item in messages):
         return [messages]  # type: ignore[list-item]
     return list(messages)  # type: ignore[arg-type]
