@@ -7,6 +7,7 @@ import gguf
 import pytest
 import torch
 from small_tokenizers import MemorySource, byte_level_files, sentencepiece_files
+from test_tokenizer_conversion import model as sentencepiece_model
 from tiny_checkpoints import of_family, random_tensors, write_model
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
@@ -108,6 +109,18 @@ def test_sentencepiece(tmp_path):
     before, after = (Tokenizer.from_source(open_source(place)) for place in (source, out))
     for text in ("Lists are mutable sequences, typically", "  two  spaces\n\nnaïve 🚀", "while"):
         assert after.encode(text) == before.encode(text)
+
+
+def test_spaces_that_gguf_cannot_cut_are_told_with_the_way_out(tmp_path):
+    for legacy in (False, True):
+        settings = json.dumps({"legacy": legacy, "bos_token": "<s>", "eos_token": "</s>"}).encode()
+        files = {"tokenizer.model": sentencepiece_model(), "tokenizer_config.json": settings}
+        source = write_tiny(tmp_path / f"in{legacy}", files=files)
+        if legacy:
+            convert(source, tmp_path / "out.gguf", "gguf:Q8_0")
+        else:
+            with pytest.raises(TokenizerError, match=r'other tokens from position \d+; without "legacy": false in'):
+                convert(source, tmp_path / "out.gguf", "gguf:Q8_0")
 
 
 @pytest.mark.parametrize(
