@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,12 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, which other packages do too
     with contextlib.suppress(ImportError):
         interpret.mend()
+
+# Where cores are shared, two threads wait for each other at each of thousands of tiny operations. Tests that are about
+# threads ask for more; processes that tests start are told by the environment.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background of a shell ignores
 
 if TYPE_CHECKING:
     from halfbyte.checkpoint.source import Source
@@ -45,16 +52,11 @@ def smollm2_source() -> Source:
 
 @pytest.fixture(scope="session")
 def smollm2_awq(smollm2_source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model as a 4-bit AWQ repository, quantized once a session, on few samples: over a minute of one core."""
+    """The same model as a 4-bit AWQ repository, quantized once a session, on few samples, without AWQ's search."""
     from halfbyte.quantize import QuantizeOptions, quantize
 
     if "HALFBYTE_TEST_AWQ" in os.environ:  # a repository of this model that is there already
         return Path(os.environ["HALFBYTE_TEST_AWQ"])
     out = tmp_path_factory.mktemp("quantized") / "smollm2-awq"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # where cores are shared, two threads wait for each other
-    try:
-        quantize(smollm2_source, out, QuantizeOptions(samples=8, seq_len=256, effort="fast"))
-    finally:
-        torch.set_num_threads(threads)
+    quantize(smollm2_source, out, QuantizeOptions(samples=8, seq_len=128, effort="gptq"))
     return out

@@ -18,7 +18,7 @@ from halfbyte.checkpoint.gguf_integers import gguf_integers, has_gguf_integers
 from halfbyte.checkpoint.kernel_form import kernel_form
 from halfbyte.checkpoint.part import part_of
 from halfbyte.checkpoint.quant_config import AwqConfig
-from halfbyte.errors import CheckpointError
+from halfbyte.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -187,7 +187,10 @@ class Checkpoint:
 
     def _expected(self) -> dict[str, Shape]:
         """What must be there, and what may be and is."""
-        expected = expected_tensors(self.config, self.container)
+        try:
+            expected = expected_tensors(self.config, self.container)
+        except ConfigError as error:  # sizes that the container cannot hold
+            raise ConfigError(f"config.json of {self.source.spec}: {error}") from None
         optional = frozenset() if self.container is None else self.container.optional
         absent = {
             name for name in expected.keys() - self._infos.keys() - self.required if name.rpartition(".")[2] in optional

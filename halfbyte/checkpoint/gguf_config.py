@@ -168,31 +168,65 @@ def _yarn(fields: Fields, context: int) -> dict[str, Any]:
     return scaling
 
 
-def llama3_factors(theta: float, head_dim: int, factor: float) -> npt.NDArray[np.float64]:
+def _wavelengths(theta: float, head_dim: int) -> npt.NDArray[np.float64]:
+    return np.asarray(2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim), dtype=np.float64)
+
+
+def llama3_factors(
+    theta: float,
+    head_dim: int,
+    factor: float,
+    context: float = LLAMA3_CONTEXT,
+    low: float = LLAMA3_LOW,
+    high: float = LLAMA3_HIGH,
+) -> npt.NDArray[np.float64]:
     """What llama3 stretching divides each of the head_dim / 2 frequencies by."""
-    wavelength = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    smooth = (LLAMA3_CONTEXT / wavelength - LLAMA3_LOW) / (LLAMA3_HIGH - LLAMA3_LOW)
+    smooth = (context / _wavelengths(theta, head_dim) - low) / (high - low)
     share = smooth.clip(0, 1)
     divisors: npt.NDArray[np.float64] = 1 / ((1 - share) / factor + share)
     return divisors
 
 
 def _llama3(found: npt.NDArray[np.float32], theta: float, head_dim: int, where: str) -> dict[str, Any] | None:
-    """The llama3 setting that these factors come from, held against what it computes."""
+    """A llama3 setting that these factors come from, held against what it computes."""
     if not np.isfinite(found).all():
         raise ConfigError(f"{where}: rope_freqs.weight must hold {head_dim // 2} finite factors")
     factor = float(found.max())
     if np.all(found == 1.0):
         return None
-    if factor < 1 or not np.allclose(llama3_factors(theta, head_dim, factor), found, rtol=1e-4):
-        raise ConfigError(
-            f"{where}: rope_freqs.weight is not what llama3 rope scaling of {factor:g} from a context of "
-            f"{LLAMA3_CONTEXT} gives; other per-frequency factors are not supported"
-        )
-    return {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": LLAMA3_LOW,
-        "high_freq_factor": LLAMA3_HIGH,
-        "original_max_position_embeddings": LLAMA3_CONTEXT,
-    }
+    usual = (LLAMA3_CONTEXT, LLAMA3_LOW, LLAMA3_HIGH)
+    for context, low, high in (usual, *_llama3_constants(found.astype(np.float64), theta, head_dim)):
+        if factor >= 1 and np.allclose(llama3_factors(theta, head_dim, factor, context, low, high), found, rtol=1e-4):
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": context,
+            }
+    raise ConfigError(
+        f"{where}: rope_freqs.weight is not what llama3 rope scaling of {factor:g} gives, whatever the original "
+        "context; other per-frequency factors are not supported"
+    )
+
+
+def _llama3_constants(found: npt.NDArray[np.float64], theta: float, head_dim: int) -> list[tuple[int, float, float]]:
+    """Original contexts, with low and high factor, that may have given these factors, for other than Llama 3's own.
+
+    Between the two factors a frequency keeps the share (context / wavelength - low) / (high - low): a straight line
+    over 1 / wavelength. Its two numbers are all that there is to know, so high - low may be what Llama 3 has.
+    """
+    spread, factor = LLAMA3_HIGH - LLAMA3_LOW, found.max()
+    wavelength = _wavelengths(theta, head_dim)
+    between = (found > 1 + 1e-4) & (found < factor * (1 - 1e-4))
+    if not between.any():  # all that is known is where the plain ones end and the stretched ones begin
+        last, first = wavelength[found < factor].max(initial=0), wavelength[found == factor].min()
+        return [(max(round((LLAMA3_HIGH * last + LLAMA3_LOW * first) / 2), 1), LLAMA3_LOW, LLAMA3_HIGH)]
+    share = (1 / found[between] - 1 / factor) / (1 - 1 / factor)
+    one = float(np.mean((share * spread + LLAMA3_LOW) * wavelength[between]))
+    settings = [(max(round(one), 1), LLAMA3_LOW, LLAMA3_HIGH)]
+    if between.sum() > 1:
+        slope, start = np.polyfit(1 / wavelength[between], share, 1)
+        low = float(-start * spread)
+        settings.append((max(round(float(slope) * spread), 1), low, low + spread))
+    return settings

@@ -159,6 +159,8 @@ def _check_same(spec: str, tokenizer: Tokenizer, metadata: dict[str, Any]) -> No
         ours, theirs = again.encode(text).ids, tokenizer.encode(text)
         if ours != theirs:
             i = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), -1)
+            legacy = '; without "legacy": false in tokenizer_config.json spaces are cut as llama.cpp cuts them'
             raise TokenizerError(
                 f"{spec}: its tokenizer does what GGUF cannot say: {text[:40]!r} gives other tokens from position {i}"
+                + (legacy if text.startswith(" ") and "tokenizer.ggml.scores" in metadata else "")
             )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from halfbyte.checkpoint.expected import linear_shapes
+from halfbyte.checkpoint.gguf_source import GGUFSource
 from halfbyte.checkpoint.size import awq_size, bytes_by_part, linear_weight_count, weight_count
 from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.errors import TokenizerError
@@ -63,7 +65,7 @@ def summarise(checkpoint: Checkpoint) -> Summary:
         quant_method=quantized.name if quantized else None,
         bits=quantized.bits if quantized else None,
         group_size=quantized.group_size if quantized else None,
-        quantization=quantized.describe() if quantized else None,
+        quantization=quantized.describe() if quantized else types_of_gguf(source),
         layers=config.num_layers,
         context=config.max_position_embeddings,
         vocab_size=config.vocab_size,
@@ -77,6 +79,14 @@ def summarise(checkpoint: Checkpoint) -> Summary:
         prompt_template=prompt_template,
         chat_template=chat_template,
     )
+
+
+def types_of_gguf(source: Source) -> str | None:
+    """The types of a GGUF file's matrices, most frequent first; None for floats alone, and for other sources."""
+    if not isinstance(source, GGUFSource):
+        return None
+    types = Counter(source.type_of(name).name for name, tensor in source.tensors().items() if len(tensor.shape) > 1)
+    return None if types.keys() <= {"F32", "F16", "BF16"} else ", ".join(f"{n} {t}" for t, n in types.most_common())
 
 
 def container_of(file: str) -> str:

@@ -34,7 +34,7 @@ def read_chat_template(value: str | None) -> str | None:
 
 
 def stops_of(value: str | None) -> tuple[str, ...]:
-    """The stop strings that belong to a named template: a model that was not trained on it does not end by itself."""
-    from halfbyte.prompts.templates import TEMPLATES
+    """The stop strings that belong to a named template."""
+    from halfbyte.prompts.templates import stops_of
 
-    return () if value is None or value not in TEMPLATES else TEMPLATES[value].stop
+    return stops_of(value)

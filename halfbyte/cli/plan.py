@@ -74,11 +74,10 @@ def plan(
     $ halfbyte plan "How much is 17 % of 2340?" --tools Calculator --model out/my-awq --yes
     """
     from halfbyte.cli.console import notes
-    from halfbyte.rewoo.trace import Trace
 
     if model and endpoint:
         raise typer.BadParameter("give --model or --endpoint, not both", param_hint="--endpoint")
-    earlier = Trace.from_json(read_file(resume)) if resume else None
+    earlier = read_trace(resume) if resume else None
     text = read_file(plan_file) if plan_file else earlier.plan if earlier else None
     chosen = names(tools)
     if not (model or endpoint) and (text is None or "KnowledgeModel" in chosen or on_failure is Failure.REPLAN):
@@ -94,7 +93,7 @@ def plan(
     else:
         show_result(result)
     if result.gaps:
-        notes().print(f"{len(result.gaps)} steps have no evidence", style="yellow")
+        notes().print(f"{len(result.gaps)} step{'s' * (len(result.gaps) > 1)} without evidence", style="yellow")
 
 
 def read_file(path: Path) -> str:
@@ -149,6 +148,17 @@ def make_tool(name: str, model: Model | None) -> Tool:
     }
     tool: Tool = made[name]()
     return tool
+
+
+def read_trace(path: Path) -> Trace:
+    """The trace in a file. Raises TraceError, naming the file, if it is none."""
+    from halfbyte.errors import TraceError
+    from halfbyte.rewoo.trace import Trace
+
+    try:
+        return Trace.from_json(read_file(path))
+    except TraceError as error:
+        raise TraceError(f"--resume {path}: {error}") from None
 
 
 async def write_plan(question: str, tools: list[Tool], model: Model | None, again: bool) -> Plan:

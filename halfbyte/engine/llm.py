@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
@@ -15,6 +16,7 @@ from halfbyte.engine.admission import prompt_of
 from halfbyte.engine.collector import Collector
 from halfbyte.engine.context import choose_context
 from halfbyte.engine.core import Engine
+from halfbyte.engine.dtypes import compute_of
 from halfbyte.engine.local import LocalEngine
 from halfbyte.engine.options import EngineOptions
 from halfbyte.engine.outputs import EmbeddingOutput, ScoringOutput
@@ -23,7 +25,7 @@ from halfbyte.engine.ranks import start_ranks
 from halfbyte.engine.sampling_params import SamplingParams
 from halfbyte.errors import ConfigError, HalfbyteError, RequestError
 from halfbyte.models.loader import load_network
-from halfbyte.prompts.templates import jinja_template
+from halfbyte.prompts.templates import jinja_template, stops_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +55,8 @@ class LLM:
         seed: int = 0,
         max_model_len: int | None = None,
         compute: Compute = "auto",
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
         device: str = "auto",
         chat_template: str | None = None,
         kv_cache: str | float | None = None,
@@ -69,12 +73,15 @@ class LLM:
 
         model: any source (see `open_source`). quantization: "awq" or "compressed-tensors" insists on such a repository,
         None takes what is there. tokenizer: another source's, or one at hand. seed: what requests without a seed of
-        their own draw theirs from. max_model_len: most tokens of prompt and answer together. compute,
-        device: see `load_network`. chat_template: instead of the repository's own; Jinja, or a name in
-        halfbyte.prompts.templates.TEMPLATES. tensor_parallel_size: processes that compute each token together, each on
-        a GPU of its own (on a CPU they divide its threads), this one and others that end with it. The rest: see
-        EngineOptions.
+        their own draw theirs from. max_model_len: most tokens of prompt and answer together. compute, device: see
+        `load_network`. dtype: vLLM's name for compute ("half" is "auto"). trust_remote_code: no code of a repository is
+        run, even so. chat_template: instead of the repository's own; Jinja, or a name in
+        halfbyte.prompts.templates.TEMPLATES, whose stop strings then end answers to chats. tensor_parallel_size:
+        processes that compute each token together, each on a GPU of its own (on a CPU they divide its threads), this
+        one and others that end with it. The rest: see EngineOptions.
         """
+        del trust_remote_code
+        compute = compute_of(dtype, compute)
         options = EngineOptions(
             kv_cache=kv_cache,
             kv_cache_dtype=kv_cache_dtype,
@@ -91,6 +98,7 @@ class LLM:
         context = choose_context(checkpoint.config, max_model_len)
         tokenizer = load_tokenizer(source, tokenizer, chat_template)
         self.tokenizer = tokenizer
+        self._chat_stops = stops_of(chat_template)
         ranks = start_ranks(checkpoint, model, tensor_parallel_size, compute, device, context, options)
         try:
             self.network: Network = load_network(
@@ -147,7 +155,8 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer one conversation or several, through the model's chat template."""
         read = [self.chat_prompt(c) for c in _conversations(messages)]
-        return self._answer(read, sampling_params, use_tqdm, priority, adapter)
+        params = [self._in_chat(p) for p in _one_each(sampling_params, len(read))]
+        return self._answer(read, params, use_tqdm, priority, adapter)
 
     def embed(
         self,
@@ -212,12 +221,15 @@ class LLM:
         self, messages: Conversation, sampling_params: SamplingParams | None = None, *, adapter: str | None = None
     ) -> Iterator[Delta]:
         """The answer to a conversation, token by token."""
-        return self._stream(self.chat_prompt(messages), sampling_params, adapter)
+        return self._stream(self.chat_prompt(messages), self._in_chat(sampling_params or SamplingParams()), adapter)
 
     def chat_prompt(self, messages: Conversation) -> ReadPrompt:
         """A conversation as the model's chat template writes it, ready for the answer."""
         text = self.tokenizer.render_chat(messages)
         return ReadPrompt(text, self.tokenizer.encode(text, add_special_tokens=False))  # the template has written them
+
+    def _in_chat(self, params: SamplingParams) -> SamplingParams:
+        return replace(params, stop=(*params.stop_strings, *self._chat_stops)) if self._chat_stops else params
 
     def _answer(
         self,
@@ -312,6 +324,8 @@ def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: i
 
 
 def _conversations(messages: Conversation | Sequence[Conversation]) -> list[Conversation]:
+    if not isinstance(messages, list | tuple):
+        return [messages]  # type: ignore[list-item]  # which the template's checks refuse
     if all(isinstance(item, dict) for item in messages):
         return [messages]  # type: ignore[list-item]
     return list(messages)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from halfbyte.engine.dtypes import DTYPES, compute_of
 from halfbyte.errors import ConfigError, HalfbyteError
 from halfbyte.kernels.cache_kind import CACHE_KINDS
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
     from halfbyte.server.settings import ServerSettings
 
-DTYPES = {"auto": "auto", "float": "float32", "float32": "float32", "bfloat16": "bfloat16"}  # and what computes so
-ONLY_ONE = "one process and one device serve a model here; leave it out"
+ONLY_ONE = "whole blocks are not spread over processes; --tensor-parallel-size shares each token out, or leave it out"
 REFUSED = {  # options that cannot be honoured
     "--gpu-memory-utilization": "say how much memory keys and values get: --kv-cache 8GiB",
     "--swap-space": "nothing is swapped out; leave it out",
@@ -51,8 +51,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--served-model-name", metavar="NAME", help="for requests; by default as --model is written")
     model.add_argument("--revision", help="of a Hub id")
     model.add_argument("--tokenizer", help="another source's")
-    model.add_argument("--quantization", "-q", choices=("awq", "compressed-tensors"), help="insist on such a model")
-    model.add_argument("--dtype", choices=DTYPES, default="auto", help="of the computation")
+    model.add_argument(
+        "--quantization", "-q", choices=("awq", "gptq", "compressed-tensors"), help="insist on such a model"
+    )
+    model.add_argument("--dtype", choices=DTYPES, default="auto", help="of the computation; half is auto")
     model.add_argument("--max-model-len", type=int, metavar="N", help="most tokens of prompt and answer")
     model.add_argument("--trust-remote-code", action="store_true", help="no code of a repository is run, even so")
     engine = parser.add_argument_group("the engine")
@@ -66,7 +68,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     engine.add_argument("--max-num-seqs", type=int, metavar="N", help="most sequences of a pass")
     engine.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="most tokens of a pass")
     engine.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
-    engine.add_argument("--tensor-parallel-size", "-tp", type=int, choices=(1,), default=1, help=ONLY_ONE)
+    engine.add_argument("--tensor-parallel-size", "-tp", type=int, metavar="N", default=1, help="GPUs for each token")
     engine.add_argument("--seed", type=int, default=0)
     engine.add_argument("--disable-log-requests", action="store_true", help="prompts are not logged anyway")
     for option, reason in REFUSED.items():
@@ -89,7 +91,8 @@ def engine_settings(options: argparse.Namespace) -> dict[str, Any]:
         "tokenizer": options.tokenizer,
         "seed": options.seed,
         "max_model_len": options.max_model_len,
-        "compute": DTYPES[options.dtype],
+        "compute": compute_of(options.dtype, "auto"),
+        "tensor_parallel_size": options.tensor_parallel_size,
         "kv_cache": options.kv_cache,
         "kv_cache_dtype": options.kv_cache_dtype,
         "max_num_seqs": options.max_num_seqs,

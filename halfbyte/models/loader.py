@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
@@ -86,6 +86,8 @@ def pick_device(wanted: str, compute: Compute) -> torch.device:
     """See load_network."""
     if wanted not in ("auto", "cpu", "cuda"):
         raise ConfigError(f'device is {wanted!r}; it must be "auto", "cpu" or "cuda"')
+    if compute not in get_args(Compute):
+        raise ConfigError(f"compute is {compute!r}; it must be one of {', '.join(map(repr, get_args(Compute)))}")
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
         raise ConfigError('device is "cuda", and PyTorch finds no GPU here; use device="cpu" or install its CUDA build')

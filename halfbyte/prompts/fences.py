@@ -58,8 +58,14 @@ def _fence(text: Text, lines: list[Line], opened: tuple[int, str, str], end: int
     inner = lines[first + 1 : end]
     start = inner[0].start if inner else lines[first].start + len(lines[first].text)
     stop = inner[-1].start + len(inner[-1].text) if inner else start
-    code = "\n".join(line.text for line in inner)
+    depth = len(lines[first].text) - len(lines[first].text.lstrip())  # that of a list the block stands in
+    code = "\n".join(_less_deep(line.text, depth) for line in inner)
     return Fence(language, code, text.span(start, stop), first, end + closed, closed)
+
+
+def _less_deep(line: str, depth: int) -> str:
+    """A line of code without as much of its indentation as the fence has."""
+    return line[min(depth, len(line) - len(line.lstrip())) :]
 
 
 def _one_line(text: Text, line: Line, inner: str, index: int) -> Fence:

@@ -30,17 +30,28 @@ def read_value(node: Node, schema: Schema, text: Text, path: str) -> Any:
     """The value of a node. Raises PromptError, naming path and place, if it does not fit."""
     options = schema.get("anyOf") or schema.get("oneOf")
     if options:
-        return _any_of(node, options, text, path)
+        return _any_of(node, _strings_last(options, node), text, path)
     if "enum" in schema or "const" in schema:
         return _one_of(node, schema["enum"] if "enum" in schema else [schema["const"]], text, path)
     kinds = schema.get("type", _implied(schema))
-    for kind in [kinds] if isinstance(kinds, str) else kinds or [""]:
+    listed = [{"type": kind} for kind in ([kinds] if isinstance(kinds, str) else kinds or [""])]
+    for kind in (option["type"] for option in _strings_last(listed, node)):
         value = _typed(node, kind, schema, text, path)
         if value is not _WRONG:
             _check_bounds(value, schema, node, text, path)
             return value
     wanted = kinds if isinstance(kinds, str) else " or ".join(kinds)
     raise text.error(f"{path} must be of type {wanted}, not {_shown(node)}", node.start)
+
+
+def _strings_last(options: list[Schema], node: Node) -> list[Schema]:
+    """The options in the order in which they are tried.
+
+    YAML without quotes: `null` and `5` are no strings where they may be something else, but `no` and `off` are.
+    """
+    if not node.plain or str(node.value).casefold() in _BOOLEANS.keys() - {"true", "false"}:
+        return options
+    return sorted(options, key=lambda option: option.get("type") == "string")
 
 
 def _implied(schema: Schema) -> str:

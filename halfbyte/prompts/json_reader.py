@@ -22,6 +22,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _BEGINNING = re.compile(r'\{(?=[ \t\r\n]*+["}])|\[(?=[ \t\r\n]*+\{)')
+_HALF = re.compile("[\ud800-\udfff]")
 _END = re.compile(r"[ \t\r\n]*+\Z")
 _WORDS = {"true": True, "false": False, "null": None}
 
@@ -90,6 +91,8 @@ class _Reader:
             value = json.loads(found["text"] or found["number"], strict=False)  # line breaks in strings: models do it
         except ValueError as error:
             raise self.text.error(f"not valid JSON: {str(error).split(':')[0]}", start) from None
+        if isinstance(value, str) and _HALF.search(value):
+            raise self.text.error("half of a character that is written in two, \\ud800 to \\udfff", start)
         if isinstance(value, float) and not math.isfinite(value):
             raise self.text.error("a number too large", start)
         return value

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from halfbyte.errors import PromptError
 from halfbyte.prompts.fences import Fence, find_fences
 from halfbyte.prompts.position import Span, Text
 
@@ -35,8 +36,10 @@ class PlainCode:
 
 
 def ask_plain(prompt: str) -> str:
-    """The prompt, asking for plain code: one space and the word at its end, once."""
+    """The prompt, asking for plain code: one space and the word at its end, once. Raises PromptError if it is empty."""
     text = prompt.rstrip()
+    if not text:
+        raise PromptError("a prompt for plain code needs words that say which")
     return text if text.endswith(f" {WORD}") else f"{text} {WORD}"
 
 

@@ -76,10 +76,11 @@ class Template:
 
 
 def _plain(name: str, system: str, gap: str) -> Template:
-    """The form up to 2.x: `gap` separates all parts."""
+    """The form up to 2.x: `gap` separates all parts. Turns that a model makes up begin on a line, too."""
+    stop = tuple(dict.fromkeys(("</s>", f"{gap}USER:", "\nUSER:")))
     return Template(
         name, system, before_system="", after_system=gap, before_user="USER: ", after_user=f"{gap}ASSISTANT: ",
-        after_assistant="</s>", between=gap, before_answer="", stop=("</s>", f"{gap}USER:"),
+        after_assistant="</s>", between=gap, before_answer="", stop=stop,
     )  # fmt: skip
 
 
@@ -115,6 +116,11 @@ def render_chat(
     if found is None:
         raise PromptError(f"there is no template {template!r}; known are {', '.join(TEMPLATES)}")
     return found.render(messages, add_generation_prompt=add_generation_prompt)
+
+
+def stops_of(template: str | None) -> tuple[str, ...]:
+    """The stop strings that belong to a named template: a model that was not trained on it does not end by itself."""
+    return TEMPLATES[template].stop if template is not None and template in TEMPLATES else ()
 
 
 def jinja_template(name_or_jinja: str, *, adds_bos: bool = False) -> str:

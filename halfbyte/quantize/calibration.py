@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from halfbyte.errors import QuantizeError
+from halfbyte.errors import QuantizeError, TokenizerError
 
 if TYPE_CHECKING:
     from halfbyte.checkpoint.tokenizer import Tokenizer
@@ -66,7 +66,10 @@ def json_lines(text: str, name: str, tokenizer: Tokenizer) -> list[str]:
         if isinstance(entry, dict) and isinstance(entry.get("text"), str):
             texts.append(entry["text"])
         elif isinstance(entry, dict) and isinstance(entry.get("messages"), list):
-            texts.append(tokenizer.render_chat(entry["messages"], add_generation_prompt=False))
+            try:
+                texts.append(tokenizer.render_chat(entry["messages"], add_generation_prompt=False))
+            except TokenizerError as error:
+                raise QuantizeError(f"--calib {name}, line {number}: {error}") from None
         else:
             raise QuantizeError(f'--calib {name}, line {number}: an object with "text" or "messages" is wanted')
     return texts

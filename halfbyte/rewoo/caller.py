@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from halfbyte.rewoo.trace import StepTrace
 
 
+MOST_OF_AN_ERROR = 1000  # characters of a tool's exception: it goes into traces, and as a gap into models' prompts
+
+
 class Caller:
     """Calls tools within the limits of one run."""
 
@@ -87,7 +90,10 @@ class Caller:
         except ToolError:
             raise
         except Exception as e:  # a tool may fail with anything
-            raise ToolError(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__) from e
+            said = str(e)
+            if len(said) > MOST_OF_AN_ERROR:
+                said = f"{said[:MOST_OF_AN_ERROR]} [cut off after {MOST_OF_AN_ERROR} characters]"
+            raise ToolError(f"{type(e).__name__}: {said}" if said else type(e).__name__) from e
 
     def _take(self, evidence: Evidence) -> Evidence:
         self.spent.prompt_tokens += evidence.prompt_tokens

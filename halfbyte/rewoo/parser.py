@@ -63,6 +63,8 @@ def finish_plan(reader: PlanReader, text: str, without_answer: WithoutAnswer = "
         template, references = find_references(template, at, dialect, notes)
         known = steps.keys() | reader.broken
         notes.problems += undefined(references, known, label_of(dialect, 0), "the Answer")
+        if not references and steps:
+            notes.warn(answer.at, "the Answer refers to no evidence: it says the same whatever is found")
     notes.problems += graph_problems(steps, reader.broken)
     if not steps and not notes.problems:
         notes.problem((1, 1), "this is no plan: there is no line of the form :evidence0: = Tool[argument]")

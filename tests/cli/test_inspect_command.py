@@ -1,6 +1,7 @@
 """What inspect says of a model."""
 
 import json
+import shutil
 
 from safetensors.torch import load_file, save_file
 
@@ -28,6 +29,19 @@ def test_a_quantized_model(run, quantized):
     result = run("inspect", quantized, "--verify")
     assert "AWQ gemm, 4 bits, group size 32, safetensors, 1 file" in result.stdout
     assert "verified: 49 tensors" in result.stdout
+
+
+def test_the_types_of_a_gguf_file_are_told(run, smollm2_source):
+    assert "format        210 Q4_1, 1 Q8_0, GGUF, 1 file" in run("inspect", smollm2_source.path).stdout
+
+
+def test_sizes_that_the_container_cannot_hold_are_told_with_the_repository(run, quantized, tmp_path):
+    folder = shutil.copytree(quantized, tmp_path / "odd")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": config["hidden_size"] + 8}))
+    result = run("inspect", folder)
+    assert result.exit_code == 1
+    assert f"config.json of {folder}: model.layers.0.self_attn.q_proj has " in result.stderr
 
 
 def test_a_model_without_a_template(run, plain):

@@ -7,6 +7,7 @@ import gguf
 import pytest
 import torch
 from small_tokenizers import MemorySource, byte_level_files, sentencepiece_files
+from test_tokenizer_conversion import model as sentencepiece_model
 from tiny_checkpoints import of_family, random_tensors, write_model
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
@@ -110,16 +111,32 @@ def test_sentencepiece(tmp_path):
         assert after.encode(text) == before.encode(text)
 
 
+def test_spaces_that_gguf_cannot_cut_are_told_with_the_way_out(tmp_path):
+    for legacy in (False, True):
+        settings = json.dumps({"legacy": legacy, "bos_token": "<s>", "eos_token": "</s>"}).encode()
+        files = {"tokenizer.model": sentencepiece_model(), "tokenizer_config.json": settings}
+        source = write_tiny(tmp_path / f"in{legacy}", files=files)
+        if legacy:
+            convert(source, tmp_path / "out.gguf", "gguf:Q8_0")
+        else:
+            with pytest.raises(TokenizerError, match=r'other tokens from position \d+; without "legacy": false in'):
+                convert(source, tmp_path / "out.gguf", "gguf:Q8_0")
+
+
 @pytest.mark.parametrize(
     "rope",
     [
         {"rope_type": "linear", "factor": 4.0},
         {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
          "original_max_position_embeddings": 8192},
+        {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 64},
+        {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 0.7, "high_freq_factor": 11.0,
+         "original_max_position_embeddings": 2000},
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "attention_factor": 1.3},
     ],
-    ids=lambda rope: rope["rope_type"] + str("attention_factor" in rope),
+    ids=lambda rope: f"{rope['rope_type']} {rope.get('original_max_position_embeddings')} {'attention_factor' in rope}",
 )  # fmt: skip
 def test_rope_scaling(tmp_path, rope):
     source = write_tiny(tmp_path / "in", rope_scaling=rope, rope_theta=500000.0)
@@ -127,7 +144,8 @@ def test_rope_scaling(tmp_path, rope):
     convert(source, out, "gguf:F32")
     assert torch.allclose(logits(source), logits(out), atol=1e-4)
     again = Checkpoint(open_source(out)).config.rope
-    assert (again.rope_type, again.factor) == (rope["rope_type"], rope["factor"])
+    assert again.rope_type == rope["rope_type"]
+    assert again.factor == pytest.approx(rope["factor"], rel=1e-6)
 
 
 def test_what_llama_cpp_does_not_do_is_told(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 from tiny_network import tiny_config
@@ -11,7 +12,7 @@ from tiny_repository import write_repository
 from halfbyte import LLM, SamplingParams
 from halfbyte.checkpoint.config import RopeConfig
 from halfbyte.engine.context import choose_context, context_length
-from halfbyte.errors import ConfigError, RequestError
+from halfbyte.errors import ConfigError, HalfbyteError, RequestError
 
 PROMPTS = ["Hello, my name is", "The president", "Das Stück für 3 €", "A"]
 
@@ -51,6 +52,38 @@ def test_each_prompt_is_answered_as_if_alone(llm):
     together = llm.generate(PROMPTS, params)
     alone = [llm.generate(prompt, p)[0] for prompt, p in zip(PROMPTS, params, strict=True)]
     assert together == alone
+
+
+def test_a_named_template_s_stops_end_answers_to_chats(tmp_path):
+    """The model was not trained on it, and goes on with a turn of the user's; what is no chat has no turns."""
+    llm = LLM(write_repository(tmp_path, max_position_embeddings=512), chat_template="airoboros-m2.0")
+    talk = [{"role": "user", "content": "Hi"}]
+    params = SamplingParams(max_tokens=40, regex="yes\nUSER: more", stop="xx")
+    (plain,), (chat,) = llm.generate("Hi", params), llm.chat(talk, params)
+    assert plain.outputs[0].text == "yes\nUSER: more"
+    assert (chat.outputs[0].text, chat.outputs[0].finish_reason) == ("yes", "stop")
+    streamed = llm.stream_chat(talk, replace(params, regex="yes USER: more"))
+    assert "".join(delta.text for delta in streamed) == "yes"
+
+
+def test_dtype_is_vllms_name_for_compute(folder):
+    half, exact = LLM(folder, dtype="half", trust_remote_code=True), LLM(folder, dtype="float32")
+    greedy = SamplingParams(temperature=0)
+    assert half.generate("Hello", greedy) == LLM(folder).generate("Hello", greedy)
+    assert exact.generate("Hello", greedy) == LLM(folder, compute="float32").generate("Hello", greedy)
+    for wrong, says in (
+        ({"dtype": "int3"}, "dtype is 'int3'; it must be one of 'auto', 'half'"),
+        ({"dtype": "float32", "compute": "bfloat16"}, "give one of them"),
+        ({"compute": "float16"}, "compute is 'float16'; it must be one of 'auto', 'float32'"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            LLM(folder, **wrong)
+
+
+def test_what_is_no_conversation_is_refused(llm):
+    for wrong in (None, 5, "hi", [], [5]):
+        with pytest.raises(HalfbyteError, match=r"chat messages must be a list|at least one message"):
+            llm.chat(wrong)
 
 
 def test_prompts_may_be_token_ids(llm):

@@ -20,7 +20,6 @@ from halfbyte.errors import GenerationError, RequestError
 
 @pytest.fixture(scope="module")
 def llm(tmp_path_factory):
-    torch.set_num_threads(1)
     return LLM(write_repository(tmp_path_factory.mktemp("tiny") / "model"))
 
 

@@ -6,7 +6,6 @@ import random
 from functools import cache
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_network import ByteTokenizer, random_network, tiny_config
@@ -38,13 +37,11 @@ NUCLEUS = 8
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread_and_few_candidates():
-    before = torch.get_num_threads(), sampler.NUCLEUS
-    torch.set_num_threads(1)
+def _few_candidates():
+    before = sampler.NUCLEUS
     sampler.NUCLEUS = NUCLEUS
     yield
-    torch.set_num_threads(before[0])
-    sampler.NUCLEUS = before[1]
+    sampler.NUCLEUS = before
 
 
 @cache

@@ -16,7 +16,7 @@ from halfbyte.models.attend import WholeSequences
 pytestmark = pytest.mark.timeout(900)  # the first test to use the real model quantizes it
 
 PROMPTS = ["The capital of France is", "Once upon a time there was a little", "import numpy as np\n\n", "Water"]
-STEPS = 16
+STEPS = 8
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def block(hidden, ffn, group, qkv):
     return Block(torch.rand(hidden) + 0.5, weight(qkv, hidden, group), None, None, after)
 
 
-SHAPES = {"g64": (128, 64, 64), "floats": (32, 72, None)}
+SHAPES = {"g64": (64, 64, 64), "floats": (32, 72, None)}
 if ON_GPU:
     SHAPES |= {"llama": (1024, 2816, 128), "smollm": (576, 1536, 32), "llama's floats": (1024, 2816, None)}
 

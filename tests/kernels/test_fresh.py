@@ -59,8 +59,8 @@ def moved(batch: PagedBatch) -> PagedBatch:
 @pytest.mark.parametrize(("heads", "kv_heads", "d", "window"), [(4, 4, 128, None), (6, 2, 64, 50)])
 def test_they_are_attended_as_by_pages(counts, pasts, singles, heads, kv_heads, d, window):
     torch.manual_seed(len(counts))
-    if DEVICE == "cpu":  # where Triton's interpreter takes a millisecond for a head
-        counts = [min(count, 5) for count in counts]
+    if DEVICE == "cpu":  # where Triton's interpreter takes 15 ms for a head, or for eight of them where `fixed`
+        counts = [min(count, 3) for count in counts]
     batch, blocks = batch_of(counts, pasts, singles)
     T = sum(counts)
     caches = [torch.randn(blocks, kv_heads, BLOCK, d).half() for _ in range(2)]
@@ -77,7 +77,7 @@ def test_they_are_attended_as_by_pages(counts, pasts, singles, heads, kv_heads, 
         fresh.values.fill_(float("nan"))
         rope_store(
             qkv.flatten(1).to(DEVICE), cos.to(DEVICE), sin.to(DEVICE), q_there, *ours, there.slot_mapping, None, 1e-5,
-            fresh=fresh.place(), tiled=tiled,
+            fresh=fresh.place(), tiled=tiled, fixed=tiled and DEVICE == "cpu",
         )  # fmt: skip
         order = in_tiles_order if tiled else torch.Tensor.contiguous
         torch.testing.assert_close(fresh.keys.cpu(), k[fresh.start :], atol=2e-3, rtol=2e-3)

@@ -15,9 +15,14 @@ from halfbyte.kernels.cpu.onnx_kernels import OnnxKernels
 from halfbyte.kernels.cpu.pick import cpu_kernels
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def own_cache(monkeypatch, tmp_path):
+    """An empty one, where building is what is tested: it takes seconds."""
     monkeypatch.setenv("HALFBYTE_CACHE", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch):
     monkeypatch.delenv("HALFBYTE_CPU", raising=False)
     library.load_library.cache_clear()
     yield
@@ -29,7 +34,7 @@ def needs_compiler():
         pytest.skip("no C compiler")
 
 
-def test_a_library_is_built_once(tmp_path, monkeypatch):
+def test_a_library_is_built_once(own_cache, tmp_path, monkeypatch):
     needs_compiler()
     path = build.library_path("portable")
     assert path.parent == tmp_path / "kernels"
@@ -47,14 +52,14 @@ def test_a_changed_source_is_another_library(monkeypatch):
     build.source_hash.cache_clear()
 
 
-def test_without_a_compiler_onnxruntime_does_the_work(monkeypatch, caplog):
+def test_without_a_compiler_onnxruntime_does_the_work(own_cache, monkeypatch, caplog):
     monkeypatch.setattr(build, "find_compiler", lambda: None)
     with caplog.at_level("INFO"):
         assert isinstance(cpu_kernels(), OnnxKernels)
     assert "no C compiler" in caplog.text
 
 
-def test_so_it_does_where_compiling_fails(monkeypatch, caplog):
+def test_so_it_does_where_compiling_fails(own_cache, monkeypatch, caplog):
     monkeypatch.setattr(build, "find_compiler", lambda: ["false"])
     assert isinstance(cpu_kernels(), OnnxKernels)
     assert "could not be built" in caplog.text

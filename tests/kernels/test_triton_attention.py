@@ -71,7 +71,8 @@ def test_attention_is_the_references(counts, contexts, heads, kv_heads, d, windo
     qkv, cos, sin, keys, values = (x.to(DEVICE) for x in (qkv, cos, sin, keys, values))
     turned = torch.empty(T, heads, d, dtype=torch.float16, device=DEVICE)
     norms_there = weights and tuple(w.to(DEVICE) for w in weights)
-    rope_store(qkv, cos, sin, turned, keys, values, batch.slot_mapping, norms_there, 1e-6)
+    eight = DEVICE == "cpu" and T > 5  # heads of a program: the interpreter takes as long for one
+    rope_store(qkv, cos, sin, turned, keys, values, batch.slot_mapping, norms_there, 1e-6, fixed=eight)
     out = torch.full_like(turned, float("nan"))
     paged_attention(turned, keys, values, batch, scale, window, out)
     assert (out.flatten(1).cpu().float() - wanted).norm() < 1e-3 * wanted.norm()
@@ -104,7 +105,7 @@ def test_eight_bits(counts):
     qkv = torch.randn(T, (heads + 2 * kv_heads) * d, device=DEVICE).half()
     cos, sin = torch.ones(T, 1, d, device=DEVICE), torch.zeros(T, 1, d, device=DEVICE)
     q = torch.empty(T, heads, d, dtype=torch.float16, device=DEVICE)
-    rope_store(qkv, cos, sin, q, keys, values, batch.slot_mapping, None, 1e-6)
+    rope_store(qkv, cos, sin, q, keys, values, batch.slot_mapping, None, 1e-6, fixed=DEVICE == "cpu" and T > 5)
     given = qkv.view(T, -1, d)[:, heads : heads + kv_heads].float()
     block, place = batch.slot_mapping // BLOCK, batch.slot_mapping % BLOCK
     stored = keys[block, :, place].float()

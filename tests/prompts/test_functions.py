@@ -392,3 +392,49 @@ def test_depth_is_bounded():
     ):
         with pytest.raises(PromptError):
             PROMPT.parse(answer)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("5", 5),
+        ("true", True),
+        ("no", "no"),
+        ("x", "x"),
+        ('"null"', "null"),
+        ("'5'", "5"),
+    ],
+)
+@pytest.mark.parametrize("form", ["union", "types"])
+def test_yaml_without_quotes_is_a_string_only_where_it_can_be_nothing_else(word, value, form):
+    kinds = ["string", "null", "integer", "boolean"]
+    schema = {"anyOf": [{"type": kind} for kind in kinds]} if form == "union" else {"type": kinds}
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {"a": schema}, "required": ["a"]}}
+    (call,) = FunctionPrompt([tool], form="yaml").parse(f"function: f\nparams:\n  a: {word}\n")
+    assert call.params == {"a": value}
+    assert type(call.params["a"]) is type(value)
+
+
+def test_a_null_that_the_grammar_writes_is_read_as_one():
+    def mix(a: int, note: str | None = None) -> None:
+        """Mixes."""
+
+    (call,) = FunctionPrompt([mix], form="yaml").parse("function: mix\nparams:\n  a: 1\n  note: null")
+    assert call.params == {"a": 1, "note": None}
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_half_a_character_is_refused(form):
+    """Nobody could write it to a file or send it on."""
+
+    def say(text: str) -> None:
+        """Says."""
+
+    answer = r'{"function": "say", "params": {"text": "a\ud83d b"}}'
+    with pytest.raises(PromptError, match=r"line 1, column \d+: "):
+        FunctionPrompt([say], form=form).parse(answer)
+    (call,) = FunctionPrompt([say], form="json").parse(answer.replace(" b", r"\ude00"))
+    assert call.params == {"text": "a😀"}

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halfbyte.errors import PromptError
 from halfbyte.prompts.plainformat import ask_plain, plain_code
 
 CODE = "import sys\n\nprint(sys.argv)"
@@ -16,6 +17,8 @@ def test_asking():
     assert ask_plain("Write a websocket application in node.js.") == asked
     assert ask_plain(asked) == asked
     assert ask_plain("Line\n") == "Line PLAINFORMAT"
+    with pytest.raises(PromptError, match="needs words"):
+        ask_plain(" \n")
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,8 @@ def test_asking():
         (f"```\n{CODE}\n```\n", CODE, ""),
         (f"Here is the code:\n\n```python\n{CODE}\n```\n\nIt prints the arguments.", CODE, "python"),
         (f"```python\n{CODE}", CODE, "python"),
+        ("1. So:\n   ```python\n   if x:\n       y()\n\n   ```\n2. Done.", "if x:\n    y()", "python"),
+        ("  ~~~\n a\n    b\n  ~~~", "a\n  b", ""),
         (f"````\n```\n{CODE}\n```\n````", f"```\n{CODE}\n```", ""),
         (
             "```bash\npip install x\n```\n```python\na = 1\nb = 2 # longer\n```\n```Python\nc\n```",

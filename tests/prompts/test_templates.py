@@ -106,7 +106,7 @@ def test_names_are_not_guessed():
 
 
 def test_stop_strings():
-    assert TEMPLATES["airoboros-m2.0"].stop == ("</s>", " USER:")
+    assert TEMPLATES["airoboros-m2.0"].stop == ("</s>", " USER:", "\nUSER:")
     assert TEMPLATES["airoboros-2.2"].stop == ("</s>", "\nUSER:")
     assert TEMPLATES["airoboros-3.x"].stop == ("</s>", "[INST]")
 

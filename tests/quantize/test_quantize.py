@@ -278,3 +278,11 @@ def test_the_published_size_of_llama_2_7b():
                  "num_attention_heads": 32, "num_key_value_heads": 32}, "llama-2-7b",
     )  # fmt: skip
     assert f"{awq_size(config, 128) / 1e9:.2f}" == "3.89"
+
+
+def test_a_calibration_chat_that_cannot_be_rendered_is_told_with_its_line(tmp_path):
+    lines = [{"text": "a"}, {"messages": [{"role": "user"}]}]
+    calib = tmp_path / "c.jsonl"
+    calib.write_text("\n".join(json.dumps(line) for line in lines))
+    with pytest.raises(QuantizeError, match=r"--calib .*c\.jsonl, line 2: messages\[0\]: \"content\" is missing"):
+        quantize(a_source(tmp_path / "source"), tmp_path / "out", QuantizeOptions(calib=str(calib)))

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from tiny_sources import a_source
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
@@ -22,14 +21,10 @@ SMALL = {"samples": 4, "seq_len": 32}
 
 
 @pytest.fixture(autouse=True)
-def one_thread_and_a_short_text(tmp_path_factory, monkeypatch):
+def a_short_text(tmp_path_factory, monkeypatch):
     text = tmp_path_factory.mktemp("calib") / "text.txt"
     text.write_text("".join(f"{i} bottles of beer on the wall. " for i in range(400)))
     monkeypatch.setitem(SMALL, "calib", str(text))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def contents(folder):
@@ -92,9 +87,9 @@ for delay in delays:
 
 
 def test_killed_at_many_moments(tmp_path):
-    source = a_source(tmp_path / "source", num_hidden_layers=6)
+    source = a_source(tmp_path / "source", num_hidden_layers=5)
     expected = whole(source, tmp_path / "out", effort="best")
-    delays = [0.05 * 1.15**i for i in range(30)] + [100]
+    delays = [0.05 * 1.3**i for i in range(16)] + [100]
     command = [sys.executable, "-c", KILLER, str(source), str(tmp_path / "out"), json.dumps(delays), SMALL["calib"]]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     runs = [json.loads(line) for line in result.stdout.splitlines()]

@@ -47,6 +47,13 @@ def test_nothing_runs_without_a_yes(plan_file, tmp_path):
     assert call("q", "--plan", plan_file, "--tools", "Calculator", stdin="y\n").stdout.endswith("It is 43\n")
 
 
+def test_a_trace_that_is_none_is_named(tmp_path):
+    (tmp_path / "t.json").write_text("{")
+    result = call("q", "--resume", tmp_path / "t.json", "--tools", "Calculator", "--yes")
+    assert result.exit_code == 1
+    assert f"--resume {tmp_path / 't.json'}: not a trace" in result.stderr
+
+
 def test_a_plan_from_an_endpoint():
     class Planner(Chat):
         def do_POST(self):  # noqa: N802  http.server calls it so

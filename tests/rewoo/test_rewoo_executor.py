@@ -304,6 +304,18 @@ def test_long_evidence_is_cut():
     assert result.answer == "xxxxxxxxxx [cut off after 10 characters]"
 
 
+def test_a_tools_long_exception_is_cut():
+    """It stands in for evidence in the prompts of tools that take gaps."""
+
+    def fails(argument):
+        raise ValueError("page " * 10_000)
+
+    result = run([tool(name="A")(fails)], ":evidence0: = A[x]\nAnswer: :evidence0:", on_failure="skip")
+    assert result.answer.startswith("[no evidence: A failed: ValueError: page page")
+    assert "cut off after 1000 characters" in result.answer
+    assert len(result.answer) < 1200
+
+
 def test_cancellation_leaves_nothing_running():
     spy = Spy(30)
 

@@ -329,3 +329,11 @@ def test_a_whole_argument_that_is_a_call_is_refused(tools):
     with pytest.raises(PlanError, match="calls B within its argument"):
         parse_plan(":evidence0: = A[B[x]]", tools)
     assert parse_plan(":evidence0: = A[x[0]]", tools).steps[0].argument == "x[0]"
+
+
+def test_an_answer_without_evidence_is_told():
+    plan = parse_plan("Plan: p\n:evidence0: = A[x]\nAnswer: forty-two", AB)
+    assert [(w.line, str(w)) for w in plan.warnings] == [
+        (3, "line 3, column 9: the Answer refers to no evidence: it says the same whatever is found")
+    ]
+    assert not parse_plan("Plan: p\n:evidence0: = A[x]\nAnswer: it is :evidence0:", AB).warnings

@@ -23,6 +23,7 @@ def test_the_card_s_command_serves(smollm2_awq):
     command = [sys.executable, "-m", "halfbyte.entrypoints.api_server", "--model", str(smollm2_awq), "--quantization",
                "awq", "--port", str(port), "--max-model-len", "512"]  # fmt: skip
     url, environment = f"http://127.0.0.1:{port}", os.environ | {"HALFBYTE_API_KEY": "secret"}
+    environment.pop("OMP_NUM_THREADS", None)  # as many threads as a user gets
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             wait_for(f"{url}/health", process)
@@ -55,6 +56,11 @@ def test_options_reach_engine_and_server():
     options = parse(["--model", "org/name", "--revision", "main", "-q", "awq", "--max-model-len", "99", "--dtype", "float32",
                      "--no-enable-prefix-caching", "--host", "::1", "--api-key", "a", "--api-key", "b", "--trust-remote-code"])  # fmt: skip
     settings = engine_settings(options)
+    assert engine_settings(parse(["--model", "m", "--dtype", "half", "-tp", "2", "-q", "gptq"])) == {
+        "quantization": "gptq", "tokenizer": None, "seed": 0, "max_model_len": None, "compute": "auto", "kv_cache": None,
+        "kv_cache_dtype": "auto", "max_num_seqs": None, "max_num_batched_tokens": None, "enable_prefix_caching": True,
+        "tensor_parallel_size": 2,
+    }  # fmt: skip
     assert source(options) == "org/name@main"
     assert (settings["quantization"], settings["max_model_len"], settings["compute"]) == ("awq", 99, "float32")
     assert settings["enable_prefix_caching"] is False
@@ -71,7 +77,7 @@ def test_only_this_machine_may_ask_by_default():
     [
         (["--gpu-memory-utilization", "0.9"], "--kv-cache"),
         (["--swap-space=4"], "nothing is swapped out"),
-        (["--tensor-parallel-size", "2"], "choose from 1"),
+        (["--pipeline-parallel-size", "2"], "whole blocks are not spread"),
         (["--quantization", "squeezellm"], "invalid choice"),
         (["--no-such-option"], "unrecognized"),
     ],

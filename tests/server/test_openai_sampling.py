@@ -113,8 +113,29 @@ def test_an_airoboros_template_by_name(client):
 
 
 @pytest.mark.parametrize(
+    "content", ["The capital of France is", [{"type": "text", "text": "The capital of France is"}]]
+)
+def test_the_last_message_can_be_continued(client, content):
+    asked = {"model": MODEL, "temperature": 0, "max_tokens": 12}
+    france = {"role": "user", "content": "What is the capital of France?"}
+    begun = {"messages": [france, {"role": "assistant", "content": content}]}
+    rest = client.chat.completions.create(**asked, **begun, extra_body={"continue_final_message": True})
+    assert rest.choices[0].message.content.startswith(" Paris")
+    alone = client.chat.completions.create(**asked, messages=[france])
+    assert rest.usage.prompt_tokens == alone.usage.prompt_tokens + 5
+
+
+@pytest.mark.parametrize(
     ("extra", "param"),
     [
+        ({"continue_final_message": True}, None),
+        ({"continue_final_message": True, "add_generation_prompt": True}, None),
+        ({"use_beam_search": True}, None),
+        ({"length_penalty": 0.5}, None),
+        ({"prompt_logprobs": 1}, None),
+        ({"echo": True}, None),
+        ({"best_of": 3}, None),
+        ({"documents": [{"title": "a"}]}, None),
         ({"chat_template": "{{ 1 }}"}, "chat_template"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}, "response_format"),

@@ -37,10 +37,13 @@ async def read_conversation(body: ChatBody, model: ServedModel) -> Conversation:
     if body.speaks_of_calls:
         found = tool_prompt(_request(body, messages), tokenizer)
     variables = (body.chat_template_kwargs or {}) | found.variables
+    begins = body.add_generation_prompt and not body.continue_final_message
     try:
-        text = tokenizer.render_chat(found.messages, add_generation_prompt=body.add_generation_prompt, **variables)
+        text = tokenizer.render_chat(found.messages, add_generation_prompt=begins, **variables)
     except TypeError as error:  # a variable named like one of ours
         raise ServerProblem(400, f"chat_template_kwargs: {error}", param="chat_template_kwargs") from None
+    if body.continue_final_message:
+        text = _up_to_the_end_of(found.messages[-1], text)
     prompt = await read_text(model, text, add_special_tokens=False)  # the template has written them
     return Conversation(cut(prompt, body.truncate_prompt_tokens), stops, found.grammar, found.form)
 
@@ -54,6 +57,19 @@ def _template(name: str | None, model: ServedModel) -> tuple[Tokenizer, tuple[st
         )
     jinja = jinja_template(name, adds_bos=model.tokenizer.adds_bos)
     return model.tokenizer.with_chat_template(jinja), TEMPLATES[name].stop
+
+
+def _up_to_the_end_of(message: dict[str, Any], text: str) -> str:
+    """A rendered conversation without what the template writes behind the last message."""
+    content = message["content"]
+    if not isinstance(content, str):
+        content = content[-1]["text"]
+    for said in (content, content.rstrip(), content.strip()):  # templates may take white space away
+        if said and (found := text.rfind(said)) >= 0:
+            return text[: found + len(said)]
+    raise ServerProblem(
+        400, "the chat template does not write the last message as it is: it cannot be continued", param="messages"
+    )
 
 
 def _request(body: ChatBody, messages: list[dict[str, Any]]) -> dict[str, Any]:

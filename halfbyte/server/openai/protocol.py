@@ -7,6 +7,7 @@ refused by name.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,6 +18,17 @@ MOST_ANSWERS = 128  # OpenAI's bound for n
 MOST_LOGPROBS = 20
 MOST_STOPS = 64
 TokenId = Annotated[int, Field(ge=0)]
+# Fields of vLLM's that would change an answer: what they may be, since nothing else is done here, and what does it.
+ONLY_AS = {
+    "use_beam_search": (False, "answers are sampled"),
+    "length_penalty": (1, "it weighs beams, and answers are sampled"),
+    "prompt_logprobs": (None, "/v1/completions tells them with echo and logprobs"),
+}
+ONLY_AS_IN_CHATS = {
+    "echo": (False, "it belongs to /v1/completions"),
+    "best_of": (1, "it belongs to /v1/completions"),
+    "documents": (None, "chat_template_kwargs may hold what the template reads"),
+}
 Stops = str | Annotated[list[str], Field(max_length=MOST_STOPS)]
 
 
@@ -102,11 +114,24 @@ class SamplingBody(Body):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _only_as(cls, given: Any) -> Any:
+        return _honoured(given, ONLY_AS)
+
     @model_validator(mode="after")
     def _stream_options_need_stream(self) -> SamplingBody:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream to be true")
         return self
+
+
+def _honoured(given: Any, only_as: dict[str, tuple[Any, str]]) -> Any:
+    """The fields of a body as they are. Raises ValueError for one that cannot be honoured."""
+    for name, (value, reason) in only_as.items() if isinstance(given, dict) else ():
+        if given.get(name) not in (None, value):
+            raise ValueError(f"{name} can only be left out or {json.dumps(value)}: {reason}")
+    return given
 
 
 class CompletionBody(SamplingBody):
@@ -189,6 +214,12 @@ class ChatBody(SamplingBody):
     chat_template: str | None = Field(None, description="The name of an airoboros template, instead of the model's.")
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool = True
+    continue_final_message: bool = Field(False, description="The last message is the beginning of the answer.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_as_in_chats(cls, given: Any) -> Any:
+        return _honoured(given, ONLY_AS_IN_CHATS)
 
     @model_validator(mode="after")
     def _together(self) -> ChatBody:
@@ -200,7 +231,16 @@ class ChatBody(SamplingBody):
             raise ValueError("top_logprobs needs logprobs to be true")
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise ValueError("tool_choice is only allowed with tools")
+        if self.continue_final_message:
+            self._check_final()
         return self
+
+    def _check_final(self) -> None:
+        if self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set:
+            raise ValueError("continue_final_message goes on with a message, and add_generation_prompt begins one")
+        last = self.messages[-1]
+        if last.role != "assistant" or not last.content or "tool_calls" in (last.model_extra or {}):
+            raise ValueError("continue_final_message needs a last message of the assistant's with a text")
 
     @property
     def speaks_of_calls(self) -> bool:
