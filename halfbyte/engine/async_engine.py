@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from halfbyte.checkpoint.open import open_source
+from halfbyte.engine.admission import prompt_of
 from halfbyte.engine.answer_stream import AnswerStream
 from halfbyte.engine.collector import Collector
 from halfbyte.engine.engine_process import EngineProcess
@@ -147,12 +148,12 @@ class AsyncEngine:
         """The whole output. options: those of `generate`."""
         params = params or SamplingParams()
         read = self._read(prompt)
-        collector = Collector(read.text, read.token_ids, params)
-        seen = 0
+        ids, seen = prompt_of(read.token_ids, params), 0
+        collector = Collector(read.text, ids, params)
         async with self.generate(read, params, whole=True, **options) as stream:
             async for delta in stream:
                 if stream.restarts > seen:
-                    seen, collector = stream.restarts, Collector(read.text, read.token_ids, params)
+                    seen, collector = stream.restarts, Collector(read.text, ids, params)
                 collector.add(delta)
         return collector.output()
 

@@ -44,11 +44,13 @@ def test_it_answers_as_llm_does(engine, runner, folder):
         SamplingParams(seed=3, logprobs=2),
         SamplingParams(seed=4, n=3, max_tokens=5),
         SamplingParams(temperature=0, choice=["yes", "no"]),
+        SamplingParams(temperature=0, truncate_prompt_tokens=3, prompt_logprobs=1, echo=True),
     ]
-    expected = LLM(folder, max_model_len=2000).generate(PROMPTS, params)
+    prompts = [*PROMPTS, "cut off"]
+    expected = LLM(folder, max_model_len=2000).generate(prompts, params)
 
     async def ask():
-        return await asyncio.gather(*(engine.complete(*each) for each in zip(PROMPTS, params, strict=True)))
+        return await asyncio.gather(*(engine.complete(*each) for each in zip(prompts, params, strict=True)))
 
     assert runner.run(ask()) == expected
     assert engine.max_model_len == 2000
