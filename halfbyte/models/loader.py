@@ -57,7 +57,7 @@ def load_network(
     share = None if collective is None else shares_of(checkpoint, collective.ranks)[collective.rank]
     embedding = checkpoint.tensor(EMBEDDING)
     head = embedding if checkpoint.config.tie_word_embeddings else checkpoint.tensor("lm_head.weight")
-    packs = place.type == "cpu" and not isinstance(kernels, ReferenceKernels)  # weights, into memory of their own
+    packs = place.type == "cpu" and compute != "float32" and checkpoint.has_int4  # weights, into memory of their own
     if packs:
         embedding = checkpoint.mapped_apart(EMBEDDING, embedding)
     made_float: list[str] = []
