@@ -71,6 +71,19 @@ class Checkpoint:
         _check_finite(tensor, name, self.source)
         return tensor
 
+    def mapped_apart(self, name: str, whole: torch.Tensor) -> torch.Tensor:
+        """A tensor that was read before, `whole`, from a mapping of its file that serves nothing else.
+
+        Of a table that is looked up in, only the pages that are looked up then take memory, and these are the file's,
+        not the process's own. What is made as it is read, from a GGUF file, is not made again.
+        """
+        if self.source.folder is None:
+            return whole
+        self.source.release()
+        apart = self._read(name)
+        self.source.release()
+        return apart
+
     def linear(self, prefix: str) -> Int4Weight | torch.Tensor:
         """The weight of a linear, [N, K]: as kernels take it if it is stored in 4 bits or fewer, else float.
 

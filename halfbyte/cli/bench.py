@@ -179,7 +179,10 @@ def show(
     picture: Path | None,
     more: dict[str, Any] | None = None,
 ) -> None:
-    """Print a report, and draw it. Raises EvaluationError if every request failed."""
+    """Print a report, then draw it: a picture that fails costs nobody the figures.
+
+    Raises EvaluationError if every request failed.
+    """
     from halfbyte.cli.console import print_json
     from halfbyte.errors import EvaluationError
     from halfbyte.evaluate.serving import report
@@ -188,14 +191,14 @@ def show(
     errors = [timing.error for timing in timings if timing.error is not None]
     if found.failed == found.requests:
         raise EvaluationError(f"every request failed; the first: {errors[0]}")
-    if picture is not None:
-        from halfbyte.evaluate.picture import draw
-
-        draw(timings, picture, f"{kind} of {target}: {found.requests} requests")
     if as_json:
         print_json({"benchmark": kind, "target": target, **found.as_dict(), **(more or {})})
     else:
         print_tables(found, more or {})
+    if picture is not None:
+        from halfbyte.evaluate.picture import draw
+
+        draw(timings, picture, f"{kind} of {target}: {found.requests} requests")
 
 
 def print_tables(found: Report, more: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 from halfbyte.errors import RequestError
 
@@ -13,6 +14,20 @@ if TYPE_CHECKING:
 def prompt_of(token_ids: list[int], params: SamplingParams) -> list[int]:
     """The prompt's tokens, cut as `params` say."""
     return token_ids if params.truncate_prompt_tokens is None else token_ids[-params.truncate_prompt_tokens :]
+
+
+def check_service(priority: Any, adapter: Any) -> None:
+    """Raise RequestError unless these say how a request is to be served."""
+    if isinstance(priority, bool) or not isinstance(priority, Integral):
+        raise RequestError(f"priority is {priority!r}; it must be a whole number, and lower ones are served first")
+    if not isinstance(adapter, str | None):
+        raise RequestError(f"adapter is {adapter!r}; it must be the name of one, or None")
+
+
+def check_pooling(pooling: Any) -> None:
+    """Raise RequestError unless this is a way to make one vector of all hidden states."""
+    if pooling not in ("last", "mean"):
+        raise RequestError(f"pooling is {pooling!r}; it must be 'last' or 'mean'")
 
 
 def check_request(token_ids: list[int], params: SamplingParams, context: int, vocabulary: int, least: int = 1) -> None:

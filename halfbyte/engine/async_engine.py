@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from halfbyte.checkpoint.open import open_source
+from halfbyte.engine.admission import check_pooling, check_service, prompt_of
 from halfbyte.engine.answer_stream import AnswerStream
 from halfbyte.engine.collector import Collector
 from halfbyte.engine.engine_process import EngineProcess
@@ -147,12 +148,12 @@ class AsyncEngine:
         """The whole output. options: those of `generate`."""
         params = params or SamplingParams()
         read = self._read(prompt)
-        collector = Collector(read.text, read.token_ids, params)
-        seen = 0
+        ids, seen = prompt_of(read.token_ids, params), 0
+        collector = Collector(read.text, ids, params)
         async with self.generate(read, params, whole=True, **options) as stream:
             async for delta in stream:
                 if stream.restarts > seen:
-                    seen, collector = stream.restarts, Collector(read.text, read.token_ids, params)
+                    seen, collector = stream.restarts, Collector(read.text, ids, params)
                 collector.add(delta)
         return collector.output()
 
@@ -160,6 +161,7 @@ class AsyncEngine:
         self, prompt: Prompt | ReadPrompt, pooling: Pooling = "last", *, adapter: str | None = None
     ) -> torch.Tensor:
         """The prompt's hidden state, float32 [D]; see LLM.embed."""
+        check_pooling(pooling)
         async with self._submit(prompt, SamplingParams(), None, 0, adapter, pooling) as stream:
             return torch.from_numpy(await stream.next())
 
@@ -226,11 +228,11 @@ class AsyncEngine:
                 f"{len(self._streams)} requests are waiting or being answered, the most that are taken (max_requests); "
                 "try again later"
             )
+        check_service(priority, adapter)
         read = self._read(prompt)
-        if self.max_prompt_len is not None and len(read.token_ids) > self.max_prompt_len:
-            raise RequestError(
-                f"the prompt has {len(read.token_ids)} tokens, and at most {self.max_prompt_len} are taken"
-            )
+        length = len(prompt_of(read.token_ids, params))
+        if self.max_prompt_len is not None and length > self.max_prompt_len:
+            raise RequestError(f"the prompt has {length} tokens, and at most {self.max_prompt_len} are taken")
         request_id = request_id or f"request-{next(self._numbers)}"
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
         if request_id in self._streams:

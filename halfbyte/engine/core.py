@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from halfbyte.engine.adapters import Adapters, for_pass
-from halfbyte.engine.admission import check_request, prompt_of
+from halfbyte.engine.admission import check_request, check_service, prompt_of
 from halfbyte.engine.block_pool import BlockPool
 from halfbyte.engine.choose import choose
 from halfbyte.engine.constraint import Constraints
@@ -109,6 +109,7 @@ class Engine:
         Answer i is drawn with the seed `seed + i`. priority: lower is served first. pooling: see Request.
         """
         self.check(token_ids, params, pooling)
+        check_service(priority, adapter)
         found = self.adapters.get(adapter)
         self._arrivals += 1
         request_id = str(self._arrivals) if request_id is None else request_id

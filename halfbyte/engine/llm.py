@@ -12,7 +12,7 @@ from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.containers import METHODS
 from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.tokenizer import Tokenizer
-from halfbyte.engine.admission import prompt_of
+from halfbyte.engine.admission import check_pooling, check_service, prompt_of
 from halfbyte.engine.collector import Collector
 from halfbyte.engine.context import choose_context
 from halfbyte.engine.core import Engine
@@ -167,8 +167,8 @@ class LLM:
         adapter: str | None = None,
     ) -> list[EmbeddingOutput]:
         """The network's final hidden state, after its last norm: of the last token, or the mean over all."""
-        if pooling not in ("last", "mean"):
-            raise RequestError(f"pooling is {pooling!r}; it must be 'last' or 'mean'")
+        check_service(0, adapter)
+        check_pooling(pooling)
         read = [read_prompt(prompt, self.tokenizer) for prompt in as_list(prompts)]
         params = SamplingParams()
         for prompt in read:
@@ -240,9 +240,14 @@ class LLM:
         adapter: str | None,
     ) -> list[RequestOutput]:
         params = _one_each(sampling_params, len(prompts))
-        priorities = [priority] * len(prompts) if isinstance(priority, int) else list(priority)
-        for prompt, p in zip(prompts, params, strict=True):
+        priorities = list(priority) if isinstance(priority, list | tuple) else [priority] * len(prompts)
+        if len(priorities) != len(prompts):
+            raise RequestError(
+                f"there are {len(prompts)} prompts and {len(priorities)} priorities; give one, or one for each"
+            )
+        for prompt, p, rank in zip(prompts, params, priorities, strict=True):
             self.engine.check(prompt.token_ids, p)
+            check_service(rank, adapter)
         ids: list[str] = []
         outputs: list[RequestOutput] = []
         with self._closing(ids), shown(len(prompts), "Generating", progress) as advance:

@@ -36,6 +36,8 @@ def count_blocks(
     count = read_budget(DEFAULT_SHARES[device.type] if budget is None else budget, device) // sharing // block
     if budget is None:
         count = min(count, whole * most_seqs)
+    if device.type == "cpu" and count * block > _all_memory():  # the system would promise it, and end us later
+        raise ConfigError(f"kv_cache is {budget!r}, and this machine has {_all_memory() / 2**30:.1f} GiB; give less")
     if count < whole:
         raise ConfigError(
             f"kv_cache is too small: it holds {count * block_size} tokens and the context is {context}, "
@@ -76,6 +78,10 @@ def free_memory(device: torch.device) -> int:
             free = int(line.split()[1]) * 1024
     limit, used = (next(_lines(f"/sys/fs/cgroup/memory.{name}"), "") for name in ("max", "current"))
     return min(free, int(limit) - int(used)) if limit.isdigit() and used.isdigit() else free
+
+
+def _all_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _lines(path: str):  # type: ignore[no-untyped-def]

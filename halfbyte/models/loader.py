@@ -13,6 +13,7 @@ from halfbyte.checkpoint.kernel_form import joint_form
 from halfbyte.errors import ConfigError
 from halfbyte.kernels.interface import AfterAttention, Kernels, LinearWeight
 from halfbyte.kernels.reference import ReferenceKernels
+from halfbyte.models.freed import give_back_freed
 from halfbyte.models.network import Block, Network
 from halfbyte.models.share import divide
 from halfbyte.models.split_head import SplitHead, head_rows
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from halfbyte.models.share import Share
 
 log = logging.getLogger(__name__)
+EMBEDDING = "model.embed_tokens.weight"
 DTYPES = {"bfloat16": torch.bfloat16}  # of a GPU's activations, where it is not float16
 
 Compute = Literal["auto", "float32", "bfloat16"]
@@ -53,8 +55,11 @@ def load_network(
         _check_deterministic(adaptable, 1 if collective is None else collective.ranks)
     kernels = pick_kernels(checkpoint, compute, place, adaptable=adaptable, deterministic=deterministic)
     share = None if collective is None else shares_of(checkpoint, collective.ranks)[collective.rank]
-    embedding = checkpoint.tensor("model.embed_tokens.weight")
+    embedding = checkpoint.tensor(EMBEDDING)
     head = embedding if checkpoint.config.tie_word_embeddings else checkpoint.tensor("lm_head.weight")
+    packs = place.type == "cpu" and compute != "float32" and checkpoint.has_int4  # weights, into memory of their own
+    if packs:
+        embedding = checkpoint.mapped_apart(EMBEDDING, embedding)
     made_float: list[str] = []
     reader = BlockReader(
         checkpoint,
@@ -74,6 +79,9 @@ def load_network(
     if share is not None and collective is not None:
         network.share = share
         network.head = SplitHead(network.head, collective, checkpoint.config.vocab_size)
+    if packs:
+        checkpoint.source.release()
+        give_back_freed()
     if made_float and compute != "float32":
         log.warning(
             "%s: %d quantized linears run as floats, the first is %s: kernels take equal groups, on a GPU 4 bits",

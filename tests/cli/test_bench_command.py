@@ -120,6 +120,12 @@ def test_no_more_than_the_concurrency_are_under_way():
     assert (len(timings), most) == (20, 3)
 
 
+def test_a_picture_that_cannot_be_written_costs_nobody_the_figures(run, tiny, tmp_path):
+    result = run("bench", "throughput", tiny, *SMALL, "--json", "--picture", tmp_path / "nowhere" / "x.png")
+    assert result.exit_code != 0
+    assert json.loads(result.stdout)["failed"] == 0
+
+
 def test_the_picture(run, tiny, tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "times.png"

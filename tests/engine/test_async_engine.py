@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import time
@@ -44,11 +45,13 @@ def test_it_answers_as_llm_does(engine, runner, folder):
         SamplingParams(seed=3, logprobs=2),
         SamplingParams(seed=4, n=3, max_tokens=5),
         SamplingParams(temperature=0, choice=["yes", "no"]),
+        SamplingParams(temperature=0, truncate_prompt_tokens=3, prompt_logprobs=1, echo=True),
     ]
-    expected = LLM(folder, max_model_len=2000).generate(PROMPTS, params)
+    prompts = [*PROMPTS, "cut off"]
+    expected = LLM(folder, max_model_len=2000).generate(prompts, params)
 
     async def ask():
-        return await asyncio.gather(*(engine.complete(*each) for each in zip(PROMPTS, params, strict=True)))
+        return await asyncio.gather(*(engine.complete(*each) for each in zip(prompts, params, strict=True)))
 
     assert runner.run(ask()) == expected
     assert engine.max_model_len == 2000
@@ -174,9 +177,39 @@ def test_what_the_engine_refuses(engine, runner):
         runner.run(engine.load_adapter("a", "/nowhere"))
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"priority": "high"}, {"priority": None}, {"priority": math.nan}, {"priority": True}, {"adapter": ["a"]}]
+)
+def test_a_request_that_is_served_in_no_way_is_refused_and_harms_nobody(engine, runner, wrong):
+    async def ask():
+        other = engine.generate("Hello", LONG)
+        await anext(other)
+        with pytest.raises(RequestError, match=f"{next(iter(wrong))} is"):
+            await engine.complete("a", **wrong)
+        await anext(other)
+        await other.aclose()
+
+    restarts = engine.restarts
+    runner.run(ask())
+    assert engine.restarts == restarts
+
+
+def test_a_prompt_is_measured_as_it_is_read(folder, runner):
+    async def ask():
+        async with AsyncEngine(str(folder), max_prompt_len=4) as engine:
+            with pytest.raises(RequestError, match="has 11 tokens, and at most 4"):
+                await engine.complete("hello there")
+            return await engine.complete("hello there", SamplingParams(max_tokens=1, truncate_prompt_tokens=4))
+
+    assert len(runner.run(ask()).prompt_token_ids) == 4
+
+
 def test_embeddings(engine, runner, folder):
     (expected,) = LLM(folder).embed("Hello", pooling="mean")
     assert torch.equal(runner.run(engine.embed("Hello", "mean")), expected.embedding)
+    for other in ("first", None):
+        with pytest.raises(RequestError, match="pooling is"):
+            runner.run(engine.embed("Hello", other))
 
 
 def test_a_crash_fails_its_requests_and_the_engine_comes_back(engine, runner):
@@ -199,16 +232,16 @@ def test_a_crash_fails_its_requests_and_the_engine_comes_back(engine, runner):
 def test_draining_lets_requests_end_and_takes_no_more(folder, runner):
     async def drain():
         async with AsyncEngine(str(folder)) as engine:
-            one = asyncio.ensure_future(engine.complete("Hello", SamplingParams(max_tokens=20, ignore_eos=True)))
+            one = asyncio.ensure_future(engine.complete("Hello", SamplingParams(max_tokens=2, ignore_eos=True)))
             await asyncio.sleep(0)
             long = engine.generate("Hello", LONG)
             await anext(long)
-            draining = asyncio.ensure_future(engine.drain(0.3))
+            draining = asyncio.ensure_future(engine.drain(0.5))
             await asyncio.sleep(0)
             with pytest.raises(EngineStoppedError, match="about to stop"):
                 engine.generate("Hello")
             assert (await one).finished
-            with pytest.raises(EngineStoppedError, match=r"not finished within 0.3 s"):
+            with pytest.raises(EngineStoppedError, match=r"not finished within 0.5 s"):
                 async for _ in long:
                     pass
             await draining

@@ -113,6 +113,10 @@ def test_nothing_is_answered_if_one_request_is_wrong(llm, monkeypatch):
         llm.generate(["good", "x" * 300])
     with pytest.raises(RequestError, match="2 prompts and 3 sampling_params"):
         llm.generate(["a", "b"], [SamplingParams()] * 3)
+    with pytest.raises(RequestError, match="2 prompts and 1 priorities"):
+        llm.generate(["a", "b"], priority=[1])
+    with pytest.raises(RequestError, match="priority is 'high'"):
+        llm.generate(["a", "b"], priority=[1, "high"])
 
 
 def test_chat_goes_through_the_template(llm):

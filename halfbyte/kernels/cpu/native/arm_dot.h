@@ -9,6 +9,7 @@ typedef int32x4_t Words;
 INLINE Floats no_floats(void) { return vdupq_n_f32(0); }
 INLINE Floats repeat(float x) { return vdupq_n_f32(x); }
 INLINE Floats to_floats(Words x) { return vcvtq_f32_s32(x); }
+INLINE Floats scaled(Floats x, Floats scale) { return vmulq_f32(x, scale); }
 INLINE Floats add_scaled(Floats total, Floats x, Floats scale) { return vfmaq_f32(total, x, scale); }
 INLINE void store_floats(float *p, Floats x) { vst1q_f32(p, x); }
 INLINE Floats load_floats(const float *p) { return vld1q_f32(p); }
@@ -33,27 +34,30 @@ INLINE Words four(Words sum, int8x16_t w, int8x16_t first, int8x16_t second, con
 }
 
 // sums[r] = sum of q x - zero * sum of x
-INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Words (*sums)[4]) {
+INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Floats (*sums)[4]) {
     UNROLL for (int s = 0; s < 4; s++) {
-        Words zero = load_zeros(zeros + s * SLICE);
-        UNROLL for (int r = 0; r < rows; r++) sums[r][s] = vmulq_n_s32(zero, x[r].minus_sum);
+        Words zero = load_zeros(zeros + s * SLICE), total[PACK];
+        UNROLL for (int r = 0; r < rows; r++) total[r] = vmulq_n_s32(zero, x[r].minus_sum);
         UNROLL for (int v = 0; v < 8; v++) {
             uint8x16_t both = vld1q_u8(q + v / 2 * 64 + s * 16);
             int8x16_t w = vreinterpretq_s8_u8(v % 2 ? vshrq_n_u8(both, 4) : vandq_u8(both, vdupq_n_u8(15)));
             UNROLL for (int r = 0; r < rows; r++)
-                sums[r][s] = four(sums[r][s], w, vld1q_s8(x[r].q), vld1q_s8(x[r].q + 16), v);
+                total[r] = four(total[r], w, vld1q_s8(x[r].q), vld1q_s8(x[r].q + 16), v);
         }
+        UNROLL for (int r = 0; r < rows; r++) sums[r][s] = to_floats(total[r]);
     }
 }
 
 // sums[r] = sum of q x
-INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Words (*sums)[4]) {
+INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Floats (*sums)[4]) {
     UNROLL for (int s = 0; s < 4; s++) {
-        UNROLL for (int r = 0; r < rows; r++) sums[r][s] = vdupq_n_s32(0);
+        Words total[PACK];
+        UNROLL for (int r = 0; r < rows; r++) total[r] = vdupq_n_s32(0);
         UNROLL for (int v = 0; v < 8; v++) {
             int8x16_t w = vld1q_s8(q + 64 * v + s * 16);
             UNROLL for (int r = 0; r < rows; r++)
-                sums[r][s] = four(sums[r][s], w, vld1q_s8(x[r].q), vld1q_s8(x[r].q + 16), v);
+                total[r] = four(total[r], w, vld1q_s8(x[r].q), vld1q_s8(x[r].q + 16), v);
         }
+        UNROLL for (int r = 0; r < rows; r++) sums[r][s] = to_floats(total[r]);
     }
 }

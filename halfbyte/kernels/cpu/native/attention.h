@@ -65,15 +65,20 @@ INLINE void finish(const Part *part, int64_t d, float *out) {
     for (int64_t i = 0; i < d; i += WIDTH) store(out + i, load(part->sum + i) / part->l);
 }
 
-// scores[r][0..15] = q[r] . each of 16 keys, for `rows` rows; q is [rows, d], `keys` is [d, 16]
-INLINE void scores_of(const int rows, const float *q, const uint16_t *keys, int64_t d, float *scores) {
+// scores[r][0..15] = q[r] . each of 16 keys, for `rows` rows; q is [rows, d], `keys` is [d, 16]. Meanwhile the keys of the
+// next step and these keys' values are asked for, a line at a time: blocks lie anywhere, nobody else can foresee them.
+INLINE void scores_of(const int rows, const float *q, const uint16_t *keys, const uint16_t *next_keys,
+                      const uint16_t *values, int64_t d, float *scores) {
     vec total[4][PARTS];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int p = 0; p < PARTS; p++) total[r][p] = (vec){};
-    for (int64_t i = 0; i < d; i++)
-        UNROLL for (int p = 0; p < PARTS; p++) {
+    for (int64_t pair = 0; pair < d; pair += 2) {
+        __builtin_prefetch(next_keys + pair * KEYS);
+        __builtin_prefetch(values + pair * KEYS);
+        UNROLL for (int64_t i = pair; i < pair + 2; i++) UNROLL for (int p = 0; p < PARTS; p++) {
             vec k = load_half(keys + i * KEYS + p * WIDTH);
             UNROLL for (int r = 0; r < rows; r++) total[r][p] += q[r * d + i] * k;
         }
+    }
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int p = 0; p < PARTS; p++)
         store(scores + r * CHUNK + p * WIDTH, total[r][p]);
 }
@@ -115,10 +120,6 @@ INLINE const uint16_t *sixteen(const Keys *k, int64_t key) {
     return k->base + k->table[key / k->block_size] * k->block_stride + k->head_offset + key % k->block_size * k->d;
 }
 
-INLINE void fetch(const uint16_t *sixteen_rows, int64_t d) {  // blocks lie anywhere: nobody else can foresee them
-    for (int64_t i = 0; i < d * KEYS; i += 32) __builtin_prefetch(sixteen_rows + i);
-}
-
 // sums[r] [d] = sum over the chunk's keys from..to-1 of weights[r][key] * value, 32 coordinates at a time
 #define WIDE (32 / WIDTH)
 #define WEIGHED (WIDTH == 16 ? 4 : 3)  // rows at once, as many as there are registers for
@@ -154,14 +155,13 @@ static void attend_chunk(Room *room, const Keys *keys, const Keys *values, int64
     int64_t seen_from = window && position - window + 1 > start ? position - window + 1 - start : 0;
     int64_t seen_to = last + 1 - start < CHUNK ? last + 1 - start : CHUNK;
     for (int64_t step = seen_from / KEYS * KEYS; step < seen_to; step += KEYS) {
-        const uint16_t *k = sixteen(keys, start + step);
-        if (step + KEYS < seen_to) fetch(sixteen(keys, start + step + KEYS), d);
-        fetch(sixteen(values, start + step), d);
+        const uint16_t *k = sixteen(keys, start + step), *v = sixteen(values, start + step);
+        const uint16_t *next = step + KEYS < seen_to ? sixteen(keys, start + step + KEYS) : k;
         int64_t r = 0;
-        for (; r + 4 <= rows; r += 4) scores_of(4, room->q + r * d, k, d, room->scores + r * CHUNK + step);
-        if (rows - r == 3) scores_of(3, room->q + r * d, k, d, room->scores + r * CHUNK + step);
-        if (rows - r == 2) scores_of(2, room->q + r * d, k, d, room->scores + r * CHUNK + step);
-        if (rows - r == 1) scores_of(1, room->q + r * d, k, d, room->scores + r * CHUNK + step);
+        for (; r + 4 <= rows; r += 4) scores_of(4, room->q + r * d, k, next, v, d, room->scores + r * CHUNK + step);
+        if (rows - r == 3) scores_of(3, room->q + r * d, k, next, v, d, room->scores + r * CHUNK + step);
+        if (rows - r == 2) scores_of(2, room->q + r * d, k, next, v, d, room->scores + r * CHUNK + step);
+        if (rows - r == 1) scores_of(1, room->q + r * d, k, next, v, d, room->scores + r * CHUNK + step);
     }
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = position + r / group, from = window && at - window + 1 > start ? at - window + 1 - start : 0;

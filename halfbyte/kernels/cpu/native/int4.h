@@ -34,37 +34,61 @@ INLINE int64_t tiles_of(int64_t outputs) { return (outputs + TILE - 1) / TILE; }
 #endif
 #define SLICES (TILE / SLICE)
 
-// How far ahead of the weights in use the next are asked for: a tile is read once, in order, and the machine's own
-// prefetching stops at the end of each page.
+// Weights that will be needed soon, asked for a few lines a block, so that memory and arithmetic go on side by side.
+typedef struct {
+    const char *at;
+    int lines;
+} Ahead;
+
+// How far ahead of the weights in use the next are asked for if a tile is read only once: it is read in order, and the
+// machine's own prefetching stops at the end of each page.
 #define AHEAD 2048
 
-INLINE void fetch_ahead(const void *p, int bytes) {
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + AHEAD + i);
+// Rows from `row` on, of `rows`, meet a tile at `q` whose blocks take `lines` lines each; `next` is needed after it. Where
+// there are several packs of rows, the first four together ask for all of it.
+INLINE Ahead ahead_of(const void *q, const void *next, int64_t blocks, int lines, int64_t rows, int64_t row) {
+    if (rows <= PACK) return (Ahead){(const char *)q + AHEAD, lines};
+    int64_t packs = rows <= 2 * PACK ? 2 : 4, pack = row / PACK;
+    return (Ahead){(const char *)next + pack * blocks * 64 * (lines / packs), pack < packs ? lines / (int)packs : 0};
 }
 
-// y [rows, stride] = this tile's outputs of the rows from `row` on, without bias, for `rows` <= PACK rows.
-INLINE void int4_rows(
-    const int rows, const Int4Linear *w, int64_t tile, const Rounded *x, int64_t row, float *y, int64_t stride
-) {
-    int64_t blocks = w->inputs / BLOCK, groups = w->inputs / w->group, per_group = w->group / BLOCK;
-    const uint8_t *q = w->q + tile * blocks * 256;
-    const uint16_t *scales = w->scales + tile * groups * TILE;
-    const uint8_t *zeros = w->zeros + tile * groups * TILE;
-    const Rounded32 *from = block_of(x, row, 0);
-    Floats total[PACK][SLICES], part[PACK][SLICES];
+INLINE void fetch_lines(Ahead *ahead) {
+    for (int i = 0; i < ahead->lines; i++, ahead->at += 64) __builtin_prefetch(ahead->at);
+}
+
+typedef struct {  // a tile
+    const uint8_t *q;
+    const void *scales, *zeros;
+} TileWeights;
+
+INLINE TileWeights nibbles_of(const Int4Linear *w, int64_t tile) {
+    int64_t k = w->inputs, groups = k / w->group;
+    return (TileWeights){w->q + tile * k * 8, w->scales + tile * groups * TILE, w->zeros + tile * groups * TILE};
+}
+
+// y [rows, stride] = a tile's outputs of the rows whose first block is `from`, without bias, for `rows` <= PACK rows.
+// in_bytes: the tile was unpacked (unpacked.h). per_group: blocks; a constant where it is 1, so that no parts are kept.
+INLINE void int4_rows(const int rows, const int in_bytes, const int64_t per_group, TileWeights w, int64_t inputs,
+                      const Rounded32 *from, Ahead ahead, float *y, int64_t stride) {
+    Floats total[PACK][SLICES], part[PACK][SLICES], sums[PACK][SLICES];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < SLICES; s++) total[r][s] = no_floats();
-    for (int64_t g = 0, b = 0; g < groups; g++) {
-        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < SLICES; s++) part[r][s] = no_floats();
-        for (int64_t end = (g + 1) * per_group; b < end; b++) {
+    for (int64_t g = 0, b = 0, blocks = inputs / BLOCK; b < blocks; g++) {
+        for (int64_t i = 0; i < per_group; i++, b++) {
             const Rounded32 *in = from + b * PACK;
-            Words sums[PACK][SLICES];
-            if (row == 0) fetch_ahead(q + b * 256, 256);
-            dot_nibbles(rows, q + b * 256, zeros + g * TILE, in, sums);
-            UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < SLICES; s++)
-                part[r][s] = add_scaled(part[r][s], to_floats(sums[r][s]), repeat(in[r].scale));
+            fetch_lines(&ahead);
+#if UNPACKS
+            if (in_bytes) dot_unpacked(rows, w.q + b * 512, (const float *)w.zeros + g * TILE, in, sums);
+            else
+#endif
+                dot_nibbles(rows, w.q + b * 256, (const uint8_t *)w.zeros + g * TILE, in, sums);
+            UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < SLICES; s++) {
+                Floats scale = repeat(in[r].scale);
+                part[r][s] = i ? add_scaled(part[r][s], sums[r][s], scale) : scaled(sums[r][s], scale);
+            }
         }
         UNROLL for (int s = 0; s < SLICES; s++) {
-            Floats scale = load_halves(scales + g * TILE + s * SLICE);
+            int64_t at = g * TILE + s * SLICE;
+            Floats scale = in_bytes ? load_floats((const float *)w.scales + at) : load_halves((const uint16_t *)w.scales + at);
             UNROLL for (int r = 0; r < rows; r++) total[r][s] = add_scaled(total[r][s], part[r][s], scale);
         }
     }

@@ -9,28 +9,23 @@ typedef struct {
     float *scales;  // [tiles, inputs / 32, 16]
 } Int8Linear;
 
-INLINE void int8_rows(
-    const int rows, const Int8Linear *w, int64_t tile, const Rounded *x, int64_t row, float *y, int64_t stride
-) {
+// y [rows, 16] = a tile's outputs of the rows whose first block is `from`, for `rows` <= PACK rows.
+INLINE void int8_rows(const int rows, const Int8Linear *w, int64_t tile, const Rounded32 *from, Ahead ahead, float *y) {
     int64_t blocks = w->inputs / BLOCK;
     const int8_t *q = w->q + tile * blocks * 512;
     const float *scales = w->scales + tile * blocks * TILE;
-    const Rounded32 *from = block_of(x, row, 0);
-    Floats total[PACK][SLICES];
+    Floats total[PACK][SLICES], sums[PACK][SLICES];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < SLICES; s++) total[r][s] = no_floats();
     for (int64_t b = 0; b < blocks; b++) {
         const Rounded32 *in = from + b * PACK;
-        Words sums[PACK][SLICES];
-        if (row == 0) fetch_ahead(q + b * 512, 512);
+        fetch_lines(&ahead);
         dot_bytes(rows, q + b * 512, in, sums);
         UNROLL for (int s = 0; s < SLICES; s++) {
             Floats scale = load_floats(scales + b * TILE + s * SLICE);
-            UNROLL for (int r = 0; r < rows; r++) {
-                Floats scaled = add_scaled(no_floats(), to_floats(sums[r][s]), repeat(in[r].scale));
-                total[r][s] = add_scaled(total[r][s], scaled, scale);
-            }
+            UNROLL for (int r = 0; r < rows; r++)
+                total[r][s] = add_scaled(total[r][s], scaled(sums[r][s], repeat(in[r].scale)), scale);
         }
     }
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < SLICES; s++)
-        store_floats(y + r * stride + s * SLICE, total[r][s]);
+        store_floats(y + r * TILE + s * SLICE, total[r][s]);
 }

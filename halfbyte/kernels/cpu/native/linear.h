@@ -4,53 +4,62 @@
 #include "pool.h"
 #include "unpacked.h"
 
-#define SOME_ROWS(name, kernel, Weight)                                                                              \
-    /* Computes 1, 2, 4 or 8 of the `left` rows from `row` on; returns how many. */                                  \
-    static int name(                                                                                                 \
-        const Weight *w, int64_t tile, const Rounded *x, int64_t row, int64_t left, float *y, int64_t stride         \
-    ) {                                                                                                              \
-        if (PACK >= 8 && left >= 8) { kernel(8 <= PACK ? 8 : 1, w, tile, x, row, y, stride); return 8; }             \
-        if (PACK >= 4 && left >= 4) { kernel(4 <= PACK ? 4 : 1, w, tile, x, row, y, stride); return 4; }             \
-        if (PACK >= 2 && left >= 2) { kernel(2, w, tile, x, row, y, stride); return 2; }                             \
-        kernel(1, w, tile, x, row, y, stride);                                                                       \
-        return 1;                                                                                                    \
-    }
-SOME_ROWS(int4_some, int4_rows, Int4Linear)
-SOME_ROWS(int8_some, int8_rows, Int8Linear)
-#undef SOME_ROWS
+// Calls kernel(rows, ...) for 1, 2, 4 or 8 of the rows that are left, and returns how many.
+#define SOME_ROWS(left, kernel, ...)                                                  \
+    if (PACK >= 8 && left >= 8) { kernel(8 <= PACK ? 8 : 1, __VA_ARGS__); return 8; } \
+    if (PACK >= 4 && left >= 4) { kernel(4 <= PACK ? 4 : 1, __VA_ARGS__); return 4; } \
+    if (PACK >= 2 && left >= 2) { kernel(2, __VA_ARGS__); return 2; }                 \
+    kernel(1, __VA_ARGS__);                                                           \
+    return 1;
 
-// A tile at work: of a 4-bit product, as bytes where it has many rows to meet.
+// Each by itself, so that it has the registers to itself.
+#define INT4_SOME(name, in_bytes, per_group)                                                                              \
+    __attribute__((noinline)) static int name(const Int4Linear *w, TileWeights tile, const Rounded32 *from, int64_t left, \
+                                              Ahead ahead, float *y, int64_t stride) {                                    \
+        SOME_ROWS(left, int4_rows, in_bytes, per_group, tile, w->inputs, from, ahead, y, stride)                          \
+    }
+INT4_SOME(small_groups, 0, 1)
+INT4_SOME(any_groups, 0, w->group / BLOCK)
+#if UNPACKS
+INT4_SOME(unpacked_small_groups, 1, 1)
+INT4_SOME(unpacked_any_groups, 1, w->group / BLOCK)
+#endif
+
+static int int8_some(const Int8Linear *w, int64_t tile, const Rounded32 *from, int64_t left, Ahead ahead, float *y) {
+    SOME_ROWS(left, int8_rows, w, tile, from, ahead, y)
+}
+
+// A tile at work, of a 4-bit product of `rows` rows.
 typedef struct {
     const Int4Linear *w;
-    int64_t index;
-#ifdef UNPACKS
+    int64_t index, rows;
+    const uint8_t *next;  // of the tile that this worker will need after it
+    TileWeights weights;
     int is_unpacked;
-    Unpacked bytes;
-#endif
 } Tile;
 
-#ifdef UNPACKS
-INLINE size_t tile_bytes(int64_t inputs) { return (size_t)UNPACKED_BYTES(inputs); }
-
-// room: tile_bytes(inputs), a worker's own.
-INLINE Tile tile_at(const Int4Linear *w, int64_t index, int64_t rows, void *room) {
-    if (rows < UNPACK_FROM) return (Tile){w, index, 0, {0}};
-    return (Tile){w, index, 1, unpack(w, index, room)};
-}
-
-// y [rows, stride]; returns how many of the `left` rows it computed.
-INLINE int tile_rows(const Tile *t, const Rounded *x, int64_t row, int64_t left, float *y, int64_t stride) {
-    if (!t->is_unpacked) return int4_some(t->w, t->index, x, row, left, y, stride);
-    int64_t groups = t->w->inputs / t->w->group, per_group = t->w->group / BLOCK;
-    return unpacked_some(&t->bytes, groups, per_group, block_of(x, row, 0), left, y, stride);
-}
-#else
-INLINE size_t tile_bytes(int64_t inputs) { return 0 * (size_t)inputs; }
-INLINE Tile tile_at(const Int4Linear *w, int64_t index, int64_t rows, void *room) { return (Tile){w, index}; }
-INLINE int tile_rows(const Tile *t, const Rounded *x, int64_t row, int64_t left, float *y, int64_t stride) {
-    return int4_some(t->w, t->index, x, row, left, y, stride);
-}
+// room: tile_bytes(inputs), a worker's own, until the tile is done. step: to the worker's next tile.
+INLINE Tile tile_at(const Int4Linear *w, int64_t index, int64_t rows, int step, void *room) {
+    Tile tile = {w, index, rows, nibbles_of(w, index + step).q, nibbles_of(w, index), 0};
+#if UNPACKS
+    if (rows < UNPACK_FROM) return tile;
+    tile.weights = unpack(w, tile.weights, room);
+    tile.is_unpacked = 1;
 #endif
+    return tile;
+}
+
+// y [rows, stride]; returns how many of the rows from `row` on it computed.
+INLINE int tile_rows(const Tile *t, const Rounded *x, int64_t row, float *y, int64_t stride) {
+    const Rounded32 *from = block_of(x, row, 0);
+    int64_t left = t->rows - row, small = t->w->group == BLOCK;
+    Ahead ahead = ahead_of(t->weights.q, t->next, t->w->inputs / BLOCK, 4, t->rows, row);
+#if UNPACKS
+    if (t->is_unpacked)
+        return (small ? unpacked_small_groups : unpacked_any_groups)(t->w, t->weights, from, left, ahead, y, stride);
+#endif
+    return (small ? small_groups : any_groups)(t->w, t->weights, from, left, ahead, y, stride);
+}
 
 INLINE int64_t width_of_tile(int64_t outputs, int64_t tile) {
     int64_t left = outputs - tile * TILE;
@@ -67,10 +76,10 @@ static void int4_linear(
         int64_t width = width_of_tile(w->outputs, index);
         const float *bias = w->bias ? w->bias + index * TILE : 0;
         int at_once = !adding && !bias && width == TILE;
-        Tile tile = tile_at(w, index, rows, room);
+        Tile tile = tile_at(w, index, rows, 1, room);
         for (int64_t row = 0, done; row < rows; row += done) {
             float *to = y + row * w->outputs + index * TILE;
-            done = tile_rows(&tile, x, row, rows - row, at_once ? to : &out[0][0], at_once ? w->outputs : TILE);
+            done = tile_rows(&tile, x, row, at_once ? to : &out[0][0], at_once ? w->outputs : TILE);
             for (int64_t r = 0; r < done && !at_once; r++, to += w->outputs)
                 for (int64_t i = 0; i < width; i++) {
                     float value = bias ? out[r][i] + bias[i] : out[r][i];
@@ -82,19 +91,22 @@ static void int4_linear(
 
 static void int8_linear(Worker me, const Int8Linear *w, const Rounded *x, int64_t rows, float *y) {
     float out[PACK][TILE];
-    int64_t tile, end = share(me, tiles_of(w->outputs), &tile);
-    for (; tile < end; tile++)
+    int64_t tile, end = share(me, tiles_of(w->outputs), &tile), blocks = w->inputs / BLOCK;
+    for (; tile < end; tile++) {
+        const int8_t *q = w->q + tile * blocks * 512, *next = q + blocks * 512;
         for (int64_t row = 0, done; row < rows; row += done) {
-            done = int8_some(w, tile, x, row, rows - row, &out[0][0], TILE);
+            Ahead ahead = ahead_of(q, next, blocks, 8, rows, row);
+            done = int8_some(w, tile, block_of(x, row, 0), rows - row, ahead, &out[0][0]);
             for (int64_t r = 0; r < done; r++)
                 memcpy(y + (row + r) * w->outputs + tile * TILE, out[r], 4 * width_of_tile(w->outputs, tile));
         }
+    }
 }
 
 // Two tiles of a product: 32 neighbouring outputs, with bias.
-INLINE void two_tiles(const Tile *tiles, const Rounded *x, int64_t row, int64_t left, float (*out)[2][TILE]) {
+INLINE void two_tiles(const Tile *tiles, const Rounded *x, int64_t row, float (*out)[2][TILE]) {
     for (int t = 0; t < 2; t++) {
-        int done = tile_rows(tiles + t, x, row, left, out[0][t], 2 * TILE);
+        int done = tile_rows(tiles + t, x, row, out[0][t], 2 * TILE);
         const float *bias = tiles[t].w->bias;
         for (int r = 0; r < done && bias; r++)
             for (int i = 0; i < TILE; i++) out[r][t][i] += bias[tiles[t].index * TILE + i];
@@ -110,14 +122,14 @@ static void gated(Worker me, const Int4Linear *gate, const Int4Linear *up, const
         Tile tiles[4];
         for (int t = 0; t < 4; t++) {
             char *own = (char *)room + t * tile_bytes(gate->inputs);
-            tiles[t] = tile_at(t < 2 ? gate : up, 2 * b + t % 2, rows, own);
+            tiles[t] = tile_at(t < 2 ? gate : up, 2 * b + t % 2, rows, 2, own);
         }
         for (int64_t row = 0, done; row < rows; row += done) {
             int64_t left = rows - row;
             done = 1;
             while (done * 2 <= left && done * 2 <= PACK) done *= 2;
-            two_tiles(tiles, x, row, left, g);
-            two_tiles(tiles + 2, x, row, left, u);
+            two_tiles(tiles, x, row, g);
+            two_tiles(tiles + 2, x, row, u);
             for (int64_t r = 0; r < done; r++) {
                 float *a = &g[r][0][0], *c = &u[r][0][0];
                 for (int i = 0; i < BLOCK; i += WIDTH) {

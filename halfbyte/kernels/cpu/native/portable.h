@@ -16,6 +16,10 @@ INLINE Floats to_floats(Words x) {
     for (int i = 0; i < SLICE; i++) y.lane[i] = (float)x.lane[i];
     return y;
 }
+INLINE Floats scaled(Floats x, Floats scale) {
+    for (int i = 0; i < SLICE; i++) x.lane[i] *= scale.lane[i];
+    return x;
+}
 INLINE Floats add_scaled(Floats total, Floats x, Floats scale) {
     for (int i = 0; i < SLICE; i++) total.lane[i] += x.lane[i] * scale.lane[i];
     return total;
@@ -42,7 +46,7 @@ INLINE void dot(const int8_t *w, const Rounded32 *x, Words *sum) {  // w: [8, 16
 }
 
 // sums[r] = sum of q x - zero * sum of x
-INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Words (*sums)[1]) {
+INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Floats (*sums)[1]) {
     int8_t w[512];
     for (int v = 0; v < 4; v++)
         for (int i = 0; i < 64; i++) {
@@ -50,12 +54,18 @@ INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, 
             w[128 * v + 64 + i] = (int8_t)(q[64 * v + i] >> 4);
         }
     for (int r = 0; r < rows; r++) {
-        dot(w, x + r, sums[r]);
-        for (int i = 0; i < SLICE; i++) sums[r][0].lane[i] += zeros[i] * x[r].minus_sum;
+        Words total;
+        dot(w, x + r, &total);
+        for (int i = 0; i < SLICE; i++) total.lane[i] += zeros[i] * x[r].minus_sum;
+        sums[r][0] = to_floats(total);
     }
 }
 
 // sums[r] = sum of q x
-INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Words (*sums)[1]) {
-    for (int r = 0; r < rows; r++) dot(q, x + r, sums[r]);
+INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Floats (*sums)[1]) {
+    for (int r = 0; r < rows; r++) {
+        Words total;
+        dot(q, x + r, &total);
+        sums[r][0] = to_floats(total);
+    }
 }

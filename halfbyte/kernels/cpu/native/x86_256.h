@@ -15,6 +15,7 @@ typedef __m256i Words;  // 32-bit integers
 INLINE Floats no_floats(void) { return _mm256_setzero_ps(); }
 INLINE Floats repeat(float x) { return _mm256_set1_ps(x); }
 INLINE Floats to_floats(Words x) { return _mm256_cvtepi32_ps(x); }
+INLINE Floats scaled(Floats x, Floats scale) { return _mm256_mul_ps(x, scale); }
 INLINE Floats add_scaled(Floats total, Floats x, Floats scale) { return _mm256_fmadd_ps(x, scale, total); }
 INLINE void store_floats(float *p, Floats x) { _mm256_storeu_ps(p, x); }
 INLINE Floats load_floats(const float *p) { return _mm256_loadu_ps(p); }
@@ -34,48 +35,47 @@ INLINE __m256i high_nibbles(const uint8_t *q) {
     return _mm256_and_si256(_mm256_srli_epi16(load_words(q), 4), _mm256_set1_epi8(15));
 }
 
-// - zero * sum of x. A zero point in its 32-bit lane is also the pair (zero, 0) of 16 bits.
-INLINE Words zero_term(const uint8_t *zeros, const Rounded32 *x) {
-    return _mm256_madd_epi16(load_zeros(zeros), _mm256_set1_epi32(x->minus_sum));
-}
-
 #ifdef DPBUSD
-// sums[r] = sum of q x - zero * sum of x
-INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Words (*sums)[2]) {
+// sums[r] = sum of q x - zero * sum of x. A zero point in its 32-bit lane is also the pair (zero, 0) of 16 bits.
+INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Floats (*sums)[2]) {
+    Words total[PACK][2];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++)
-        sums[r][s] = zero_term(zeros + s * SLICE, x + r);
+        total[r][s] = _mm256_madd_epi16(load_zeros(zeros + s * SLICE), _mm256_set1_epi32(x[r].minus_sum));
     UNROLL for (int v = 0; v < 8; v++) {
         const uint8_t *at = q + v / 2 * 64;
         __m256i w0 = v % 2 ? high_nibbles(at) : low_nibbles(at);
         __m256i w1 = v % 2 ? high_nibbles(at + 32) : low_nibbles(at + 32);
         UNROLL for (int r = 0; r < rows; r++) {
             __m256i in = four_inputs(x[r].q + 4 * v);
-            sums[r][0] = DPBUSD(sums[r][0], w0, in);
-            sums[r][1] = DPBUSD(sums[r][1], w1, in);
+            total[r][0] = DPBUSD(total[r][0], w0, in);
+            total[r][1] = DPBUSD(total[r][1], w1, in);
         }
     }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++) sums[r][s] = to_floats(total[r][s]);
 }
 
 // sums[r] = sum of q x. To q 128 is added, which makes it unsigned, and taken off by the sum of x.
-INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Words (*sums)[2]) {
+INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Floats (*sums)[2]) {
     const __m256i high = _mm256_set1_epi8((char)128);
+    Words total[PACK][2];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++)
-        sums[r][s] = _mm256_slli_epi32(_mm256_set1_epi32(x[r].minus_sum), 7);
+        total[r][s] = _mm256_slli_epi32(_mm256_set1_epi32(x[r].minus_sum), 7);
     UNROLL for (int v = 0; v < 8; v++) {
         __m256i w0 = _mm256_xor_si256(load_words(q + 64 * v), high);
         __m256i w1 = _mm256_xor_si256(load_words(q + 64 * v + 32), high);
         UNROLL for (int r = 0; r < rows; r++) {
             __m256i in = four_inputs(x[r].q + 4 * v);
-            sums[r][0] = DPBUSD(sums[r][0], w0, in);
-            sums[r][1] = DPBUSD(sums[r][1], w1, in);
+            total[r][0] = DPBUSD(total[r][0], w0, in);
+            total[r][1] = DPBUSD(total[r][1], w1, in);
         }
     }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++) sums[r][s] = to_floats(total[r][s]);
 }
 #else
 // Keeps the compiler from summing up later and keeping the terms until then, for which there are no registers.
 #define NOW(x) __asm__("" : "+x"(x))
 
-#define UNPACKS  // see unpacked.h
+#define UNPACKS 1  // see unpacked.h
 
 // Adds the products of a vector of weights and its four inputs of each row. Pairs of products are summed in 16 bits, where
 // eight pairs of a nibble (0 to 15) and an activation (-127 to 127) fit: 8 * 2 * 15 * 127 = 30480.
@@ -90,43 +90,50 @@ INLINE void add_products(const int rows, int v, __m256i w0, __m256i w1, const Ro
     }
 }
 
-// So a block is widened to 32 bits once.
-INLINE Words widened(Words sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
-
-// sums[r] = sum of q x - zero * sum of x
-INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Words (*sums)[2]) {
-    UNROLL for (int v = 0; v < 8; v += 2) {
-        const uint8_t *at = q + v * 32;
-        add_products(rows, v, low_nibbles(at), low_nibbles(at + 32), x, sums);
-        add_products(rows, v + 1, high_nibbles(at), high_nibbles(at + 32), x, sums);
+// So a block is widened to 32 bits once, and goes on in floats, which hold what is below 2^24 exactly: its sum, the zero
+// point times the sum of x, and their difference.
+INLINE void without_zeros(const int rows, Words (*sixteen)[2], Floats zero0, Floats zero1, const Rounded32 *x, Floats (*sums)[2]) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    UNROLL for (int r = 0; r < rows; r++) {
+        Floats minus_sum = to_floats(_mm256_set1_epi32(x[r].minus_sum));
+        sums[r][0] = add_scaled(to_floats(_mm256_madd_epi16(sixteen[r][0], ones)), zero0, minus_sum);
+        sums[r][1] = add_scaled(to_floats(_mm256_madd_epi16(sixteen[r][1], ones)), zero1, minus_sum);
     }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++)
-        sums[r][s] = _mm256_add_epi32(widened(sums[r][s]), zero_term(zeros + s * SLICE, x + r));
 }
 
-// The same with a byte a weight, and zeros in 32 bits.
-INLINE void dot_unpacked(const int rows, const uint8_t *q, const Words *zeros, const Rounded32 *x, Words (*sums)[2]) {
-    UNROLL for (int v = 0; v < 8; v++)
-        add_products(rows, v, load_words(q + 64 * v), load_words(q + 64 * v + 32), x, sums);
-    UNROLL for (int r = 0; r < rows; r++) {
-        Words minus_sum = _mm256_set1_epi32(x[r].minus_sum);
-        UNROLL for (int s = 0; s < 2; s++)
-            sums[r][s] = _mm256_add_epi32(widened(sums[r][s]), _mm256_madd_epi16(load_words(zeros + s), minus_sum));
+// sums[r] = sum of q x - zero * sum of x
+INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Floats (*sums)[2]) {
+    Words sixteen[PACK][2];
+    UNROLL for (int v = 0; v < 8; v += 2) {
+        const uint8_t *at = q + v * 32;
+        add_products(rows, v, low_nibbles(at), low_nibbles(at + 32), x, sixteen);
+        add_products(rows, v + 1, high_nibbles(at), high_nibbles(at + 32), x, sixteen);
     }
+    without_zeros(rows, sixteen, to_floats(load_zeros(zeros)), to_floats(load_zeros(zeros + SLICE)), x, sums);
+}
+
+// The same with a byte a weight, and zeros that are floats.
+INLINE void dot_unpacked(const int rows, const uint8_t *q, const float *zeros, const Rounded32 *x, Floats (*sums)[2]) {
+    Words sixteen[PACK][2];
+    UNROLL for (int v = 0; v < 8; v++)
+        add_products(rows, v, load_words(q + 64 * v), load_words(q + 64 * v + 32), x, sixteen);
+    without_zeros(rows, sixteen, load_floats(zeros), load_floats(zeros + SLICE), x, sums);
 }
 
 // sums[r] = sum of q x, both signed: |q| times x with q's sign. One pair fits 16 bits (2 * 127 * 127), two do not.
-INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Words (*sums)[2]) {
+INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Floats (*sums)[2]) {
     const __m256i ones = _mm256_set1_epi16(1);
+    Words total[PACK][2];
     UNROLL for (int v = 0; v < 8; v++)
         UNROLL for (int s = 0; s < 2; s++) {
             __m256i w = load_words(q + 64 * v + 32 * s), magnitude = _mm256_abs_epi8(w);
             UNROLL for (int r = 0; r < rows; r++) {
                 __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(four_inputs(x[r].q + 4 * v), w));
                 __m256i wide = _mm256_madd_epi16(pairs, ones);
-                sums[r][s] = v ? _mm256_add_epi32(sums[r][s], wide) : wide;
-                NOW(sums[r][s]);
+                total[r][s] = v ? _mm256_add_epi32(total[r][s], wide) : wide;
+                NOW(total[r][s]);
             }
         }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++) sums[r][s] = to_floats(total[r][s]);
 }
 #endif

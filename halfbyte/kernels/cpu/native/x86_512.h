@@ -9,6 +9,7 @@ typedef __m512i Words;  // 32-bit integers
 INLINE Floats no_floats(void) { return _mm512_setzero_ps(); }
 INLINE Floats repeat(float x) { return _mm512_set1_ps(x); }
 INLINE Floats to_floats(Words x) { return _mm512_cvtepi32_ps(x); }
+INLINE Floats scaled(Floats x, Floats scale) { return _mm512_mul_ps(x, scale); }
 INLINE Floats add_scaled(Floats total, Floats x, Floats scale) { return _mm512_fmadd_ps(x, scale, total); }
 INLINE void store_floats(float *p, Floats x) { _mm512_storeu_ps(p, x); }
 INLINE Floats load_floats(const float *p) { return _mm512_loadu_ps(p); }
@@ -32,7 +33,7 @@ INLINE Words dot(Words first, const __m512i *w, const int8_t *x) {
 }
 
 // sums[r] = sum of q x - zero * sum of x. A zero point in its 32-bit lane is also the pair (zero, 0) of 16 bits.
-INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Words (*sums)[1]) {
+INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Floats (*sums)[1]) {
     const __m512i low = _mm512_set1_epi8(15), zero = load_zeros(zeros);
     __m512i w[8];
     UNROLL for (int v = 0; v < 4; v++) {
@@ -41,14 +42,14 @@ INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, 
         w[2 * v + 1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
     }
     UNROLL for (int r = 0; r < rows; r++)
-        sums[r][0] = dot(_mm512_madd_epi16(zero, _mm512_set1_epi32(x[r].minus_sum)), w, x[r].q);
+        sums[r][0] = to_floats(dot(_mm512_madd_epi16(zero, _mm512_set1_epi32(x[r].minus_sum)), w, x[r].q));
 }
 
 // sums[r] = sum of q x. To q 128 is added, which makes it unsigned, and taken off by the sum of x.
-INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Words (*sums)[1]) {
+INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Floats (*sums)[1]) {
     __m512i w[8];
     UNROLL for (int v = 0; v < 8; v++)
         w[v] = _mm512_xor_si512(_mm512_loadu_si512(q + 64 * v), _mm512_set1_epi8((char)128));
     UNROLL for (int r = 0; r < rows; r++)
-        sums[r][0] = dot(_mm512_slli_epi32(_mm512_set1_epi32(x[r].minus_sum), 7), w, x[r].q);
+        sums[r][0] = to_floats(dot(_mm512_slli_epi32(_mm512_set1_epi32(x[r].minus_sum), 7), w, x[r].q));
 }
