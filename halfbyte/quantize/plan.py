@@ -46,7 +46,7 @@ class Plan:
     layers: int
     memory: int  # the most at a time
     spilled: int  # activations in a file, as they do not fit
-    disk: int  # all files at once: the result, finished blocks, activations
+    disk: int  # all files at once: the result, hidden states to go on from, activations
     seconds: float
     notes: tuple[str, ...]
     activation_budget: int  # what activations may take of the memory
@@ -73,9 +73,9 @@ def make_plan(
     fits = min(streams, budget)
     state = 4 * tokens * 2 * width
     out = awq_size(config, group_size if group_size > 0 else width)
-    copies = 2 if options.format == "awq" else 3  # the finished blocks, repacked ones, and the repository
+    tuned = 24 * _scales(config, group_size) if RECIPES[options.effort].tune else 0  # a pass's, and the next one's
     return Plan(
-        group_size, config.num_layers, least + fits, streams - fits, copies * out + 2 * state + streams - fits,
+        group_size, config.num_layers, least + fits, streams - fits, out + tuned + 2 * state + streams - fits,
         _seconds(config, tokens, options, device), tuple(notes), budget,
     )  # fmt: skip
 
@@ -147,9 +147,13 @@ def _measuring(config: ModelConfig, tokens: int) -> int:
 def _tuning(config: ModelConfig, group_size: int, tokens: int) -> int:
     """All scales four times over, a hidden state a block, and one block forward and backward."""
     mlp, width, block = config.intermediate_size, config.hidden_size, _block_weights(config)
-    scales = block * config.num_layers // (group_size if group_size > 0 else width)
+    scales = _scales(config, group_size)
     hidden = 4 * min(BATCH_TOKENS, tokens) * (config.num_layers * width + 8 * width + 8 * mlp)
     return 20 * scales + hidden + 17 * block + _measuring(config, tokens)
+
+
+def _scales(config: ModelConfig, group_size: int) -> int:
+    return linear_weight_count(config) // (group_size if group_size > 0 else config.hidden_size)
 
 
 def _block_weights(config: ModelConfig) -> int:
