@@ -172,7 +172,7 @@ class _Run:
         self.layers = self.config.num_layers
         measured = data.held_out if len(data.held_out) else data.tokens[:OF_CALIBRATION]
         self.tokens = torch.cat([data.tokens, measured])
-        self.samples = Samples(len(data.tokens), len(measured), options.seq_len)
+        self.samples = Samples(len(data.tokens), len(measured), options.seq_len, device.type)
         self.rope = Rope(self.config)
         self.held_out: HeldOut | None = None
 
@@ -311,6 +311,7 @@ class _Run:
             block = self._finished(layer, changes[layer]).block(self.config, self.device)
             for part in held:
                 self.rounded.through(block, layer, part)
+            self.rounded.check(layer)
         after = self._measure()
         helped = after.kl_divergence < before.kl_divergence
         found = {

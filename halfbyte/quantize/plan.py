@@ -19,7 +19,7 @@ from halfbyte.quantize.held_out import MOST_LOGITS
 from halfbyte.quantize.machine import free_memory
 from halfbyte.quantize.options import Effort
 from halfbyte.quantize.product import product
-from halfbyte.quantize.stream import MICRO_BATCH_TOKENS
+from halfbyte.quantize.stream import tokens_at_once
 from halfbyte.quantize.tune import BATCH_TOKENS
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _refusal(
     """What is needed, what there is, and which options would do."""
     least_of = {e: _least_memory(checkpoint, group_size, tokens, replace(options, effort=e), device) for e in LESS}
     needed = least / 2**30
-    more = f"{needed + 0.1:.1f}GiB"
+    more, at_once = f"{needed + 0.1:.1f}GiB", tokens_at_once(device.type)
     ways = (
         f"raise it to {more}" if options.memory else f"--memory {more} takes more, if other programs can do with less"
     )
@@ -103,8 +103,7 @@ def _refusal(
     allowed = f"--memory allows {room}" if options.memory else f"{room} may be taken of what is free"
     return (
         f"quantizing this model with --effort {options.effort} takes {needed:.1f} GiB of {device.type} memory (one "
-        f"block, its statistics and {MICRO_BATCH_TOKENS} tokens of activations, all else in files), and {allowed}; "
-        + ways
+        f"block, its statistics and {at_once} tokens of activations, all else in files), and {allowed}; " + ways
     )
 
 
@@ -135,7 +134,7 @@ def _quantizing(checkpoint: Checkpoint, tokens: int, recipe: Recipe, device: tor
         rounding = (3 if recipe.compensate else 1) * square + 4 * n * k + 32 * min(at_once, n * k)
         hungriest = max(hungriest, following, rounding)
     passing = 4 * (width**2 + max(mlp, config.num_heads * config.head_dim) ** 2) + 4 * largest
-    passing += 4 * min(MICRO_BATCH_TOKENS, tokens) * (2 * width + 4 * mlp)
+    passing += 4 * min(tokens_at_once(device.type), tokens) * (2 * width + 4 * mlp)
     return weights + max(hungriest, passing)
 
 
