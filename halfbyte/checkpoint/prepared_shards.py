@@ -6,6 +6,7 @@ nothing is copied together at the end, and no byte is on the disk twice.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import zlib
@@ -126,12 +127,21 @@ def _make(path: Path, layout: Layout) -> None:
 def _allocate(file: int, size: int) -> None:
     """Take the room now, so that a disk which is too small is noticed now."""
     os.truncate(file, size)
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file, 0, size)
-    except OSError as error:
-        if error.errno not in CANNOT:
-            raise
+    failed = fallocate(file, size)
+    if failed not in (0, *CANNOT):
+        raise OSError(failed, os.strerror(failed))
+
+
+def fallocate(file: int, size: int) -> int:
+    """Linux's call, which takes the room at once or says that it cannot; posix_fallocate then writes every page.
+
+    Returns an error number, 0 for none.
+    """
+    call = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+    if call is None:
+        return errno.ENOSYS
+    done = call(ctypes.c_int(file), ctypes.c_int(0), ctypes.c_int64(0), ctypes.c_int64(size))
+    return ctypes.get_errno() if done else 0
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from halfbyte.checkpoint.prepared_shards import PreparedShards
+from halfbyte.checkpoint.prepared_shards import CANNOT, PreparedShards, fallocate
 from halfbyte.checkpoint.shard_writer import Kind
 from halfbyte.checkpoint.writer import RepositoryWriter
 from halfbyte.errors import OutputError
@@ -79,19 +79,25 @@ def test_files_that_are_not_these_are_made_anew(tmp_path, damage):
 
 
 def test_a_disk_that_is_too_small_is_noticed_at_the_start(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr("halfbyte.checkpoint.prepared_shards.fallocate", lambda *_: errno.ENOSPC)
     with pytest.raises(OutputError, match="No space left"):
         prepared(tmp_path / "work").open()
+
+
+def test_the_room_is_taken_at_once(tmp_path):
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        failed = fallocate(file.fileno(), 2**20)
+        assert failed in (0, *CANNOT)
+        assert failed or os.fstat(file.fileno()).st_blocks * 512 >= 2**20
+        assert fallocate(file.fileno(), -1) == errno.EINVAL
 
 
 def test_a_file_system_without_preallocation_or_second_names_does_too(tmp_path, monkeypatch):
     def cannot(*_):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
-    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    monkeypatch.setattr("halfbyte.checkpoint.prepared_shards.fallocate", lambda *_: errno.EOPNOTSUPP)
     monkeypatch.setattr(os, "link", cannot)
     shards = prepared(tmp_path / "work")
     shards.open()
