@@ -132,10 +132,10 @@ class Stages(Silent):
             (driver.WorkFolder, "save_state", "saving states"),
             (FinishedBlock, "tensors", "packing"),
             (driver._Run, "_embed", "embedding"),
-            (driver.RepositoryWriter, "finish", "writing the last shard and the folder"),
+            (driver.RepositoryWriter, "finish", "writing the folder"),
             (writer, "sync", "fsync of that"),
             (work, "sync", "fsync of blocks (in its own thread)"),
-            (driver._Run, "assemble", "writing the repository"),
+            (driver._Run, "_write_ends", "writing embedding and head"),
             (driver._Run, "_measure", "held-out text"),
             (driver._Run, "tune", "tuning"),
         ):

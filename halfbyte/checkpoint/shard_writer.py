@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,25 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-AT_ONCE = 2**26  # bytes
 ALIGNMENT = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A tensor's bytes in some file."""
-
-    path: Path
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A tensor to be written: its type and shape, and where its data are, or what gives it when its turn has come."""
+class Kind:
+    """A tensor's type and shape."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-    data: Stored | Callable[[], torch.Tensor]
 
     @property
     def nbytes(self) -> int:
@@ -47,48 +36,57 @@ class Entry:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def write_safetensors(path: Path, entries: Mapping[str, Entry]) -> None:
-    """Write the file. Raises OSError."""
-    order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor to be written, and what gives it when its turn has come."""
+
+    kind: Kind
+    data: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything lies in a file: what it begins with, and where each tensor's data begin."""
+
+    header: bytes
+    places: dict[str, int]
+    size: int
+
+
+def lay_out(kinds: Mapping[str, Kind]) -> Layout:
+    """The layout of a file of these tensors, `places` in their order in it."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    begin = 0
-    for name in order:
-        entry = entries[name]
-        end = begin + entry.nbytes
-        header[name] = {"dtype": DTYPE_NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": [begin, end]}
-        begin = end
+    places, begin = {}, 0
+    for name in sorted(kinds, key=lambda name: (-kinds[name].dtype.itemsize, name)):
+        kind = kinds[name]
+        end = begin + kind.nbytes
+        header[name] = {"dtype": DTYPE_NAMES[kind.dtype], "shape": list(kind.shape), "data_offsets": [begin, end]}
+        places[name], begin = begin, end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
+    start = len(text).to_bytes(8, "little") + text
+    return Layout(start, {name: len(start) + place for name, place in places.items()}, len(start) + begin)
+
+
+def write_safetensors(path: Path, entries: Mapping[str, Entry]) -> None:
+    """Write the file. Raises OSError."""
+    layout = lay_out({name: entry.kind for name, entry in entries.items()})
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            _write_data(file, entries[name])
+        file.write(layout.header)
+        for name in layout.places:
+            tensor, kind = entries[name].data().cpu(), entries[name].kind
+            assert Kind(tensor.dtype, tuple(tensor.shape)) == kind
+            file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
-def _write_data(file: BinaryIO, entry: Entry) -> None:
-    if isinstance(entry.data, Stored):
-        file.flush()
-        with entry.data.path.open("rb") as source:
-            _copy(source.fileno(), file.fileno(), entry.data.offset, entry.nbytes)
-        file.seek(0, os.SEEK_END)
-        return
-    tensor = entry.data().cpu()
-    assert (tensor.dtype, tuple(tensor.shape)) == (entry.dtype, entry.shape)
-    file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-
-
-def _copy(source: int, target: int, offset: int, count: int) -> None:
-    """Append bytes of one file to another, inside the kernel where it can."""
-    within = hasattr(os, "copy_file_range")
-    while count:
-        done = 0
-        if within:
-            try:
-                done = os.copy_file_range(source, target, min(count, AT_ONCE), offset)
-            except OSError:  # another file system, or one that cannot; a real fault shows again below
-                within = False
-        if not within:
-            done = os.write(target, os.pread(source, min(count, AT_ONCE), offset))
-        if done == 0:
-            raise OSError(f"the file ended {count} bytes too early")
-        offset, count = offset + done, count - done
+def split(kinds: Mapping[str, Kind], most: int) -> list[dict[str, Kind]]:
+    """Tensors shared out, in their order, over files of at most so many bytes of data (or of one tensor)."""
+    files: list[dict[str, Kind]] = []
+    left = 0
+    for name, kind in kinds.items():
+        if not files or kind.nbytes > left:
+            files.append({})
+            left = most
+        files[-1][name] = kind
+        left -= kind.nbytes
+    return files

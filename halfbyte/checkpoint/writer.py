@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halfbyte.checkpoint.shard_writer import Entry, write_safetensors
+from halfbyte.checkpoint.shard_writer import Entry, Kind, write_safetensors
 from halfbyte.errors import OutputError
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ SPARE_BYTES = 64 * 2**20  # kept free beyond what the weights need: tokenizer, c
 
 
 class RepositoryWriter:
-    """A context manager: `add` tensors, then `finish`; leaving it without `finish` removes what was written.
+    """A context manager: `add` tensors, or `take` whole files of them, then `finish`.
 
-    Tensors given by `add_later` are not held: a shard's data are fetched one by one when it is written.
+    Leaving it without `finish` removes what was written.
     """
 
     def __init__(self, out: str | Path, *, max_shard_size: int, overwrite: bool = False) -> None:
@@ -66,15 +66,27 @@ class RepositoryWriter:
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Add a tensor; a full shard goes to disk at once."""
-        self.add_later(name, Entry(tensor.dtype, tuple(tensor.shape), lambda: tensor))
-
-    def add_later(self, name: str, entry: Entry) -> None:
-        """Add a tensor whose data can be had until its shard is written."""
-        if self.shard and self.shard_bytes + entry.nbytes > self.max_shard_size:
+        kind = Kind(tensor.dtype, tuple(tensor.shape))
+        if self.shard and self.shard_bytes + kind.nbytes > self.max_shard_size:
             self._flush()
-        self.shard[name] = entry
-        self.shard_bytes += entry.nbytes
-        self.total_size += entry.nbytes
+        self.shard[name] = Entry(kind, lambda: tensor)
+        self.shard_bytes += kind.nbytes
+        self.total_size += kind.nbytes
+
+    def take(self, path: Path, kinds: dict[str, Kind]) -> None:
+        """Make a finished file of weights, on disk already, the next shard; it keeps its own name too."""
+        self._flush()
+        target = self.part / f"shard-{len(self.shards):05}.safetensors"
+        try:
+            try:
+                os.link(path, target)
+            except OSError:  # a file system without second names; a real fault shows again
+                shutil.copyfile(path, target)
+                sync(target)
+        except OSError as error:
+            raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+        self.shards.append(list(kinds))
+        self.total_size += sum(kind.nbytes for kind in kinds.values())
 
     def finish(self, config: dict[str, Any], files: dict[str, bytes]) -> None:
         """Write the index, the small files and config.json, and put the folder in its place."""

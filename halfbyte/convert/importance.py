@@ -65,6 +65,7 @@ def measure_importance(checkpoint: Checkpoint, options: ConvertOptions, progress
 
         for part in micro_batches(0, *tokens.shape):
             stream.through(block, layer, part, observe)
+        stream.check(layer)
         for stack, parts in modules(config).items():
             for module, _ in parts:
                 found[gguf_name(f"model.layers.{layer}.{module}.weight")] = squares[stack] / tokens.numel()

@@ -59,14 +59,21 @@ def search_scale(
     activity = shared(stats.mean_abs, slots)
     activity = (activity / activity.mean().clamp(min=1e-30)).clamp_(min=LEAST_ACTIVITY)
 
-    def error_of(scale: torch.Tensor) -> torch.Tensor:
+    def delta_of(scale: torch.Tensor) -> torch.Tensor:
         scaled = weight * scale
-        return output_error(rounding_error(scaled, *ranges(scaled, group_size), levels).div_(scale), stats.H)
+        return rounding_error(scaled, *ranges(scaled, group_size), levels).div_(scale)
+
+    def errors_of(scales: list[torch.Tensor]) -> list[float]:
+        if not weight.is_cuda:
+            return [output_error(delta_of(scale), stats.H).item() for scale in scales]
+        deltas = torch.cat([delta_of(scale) for scale in scales])  # a GPU reads H once for all, and is waited for once
+        found: list[float] = torch.mm(deltas, stats.H).mul_(deltas).view(len(scales), -1).sum(1).tolist()
+        return found
 
     for formula in ("x", "x/w"):
         for ratios in _coarse_then_fine(best, formula):
             scales = [candidate(activity, magnitude, ratio, formula) for ratio in ratios]
-            errors = torch.stack([error_of(scale) for scale in scales]).tolist()  # a GPU is waited for once
+            errors = errors_of(scales)
             for ratio, scale, error in zip(ratios, scales, errors, strict=True):
                 if error < best.error:
                     best.scale, best.formula, best.ratio, best.error = scale, formula, ratio, error

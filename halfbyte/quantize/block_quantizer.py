@@ -55,13 +55,14 @@ class Samples:
     calibration: int
     held_out: int
     length: int
+    device: str = "cpu"  # the type of the one that they are worked on
 
     def parts(self, *, learnt_from: bool = True, held_out: bool = True) -> Iterable[slice]:
         """Micro-batches, of which none holds both kinds."""
         if learnt_from:
-            yield from micro_batches(0, self.calibration, self.length)
+            yield from micro_batches(0, self.calibration, self.length, self.device)
         if held_out:
-            yield from micro_batches(self.calibration, self.calibration + self.held_out, self.length)
+            yield from micro_batches(self.calibration, self.calibration + self.held_out, self.length, self.device)
 
 
 class BlockQuantizer:
@@ -109,7 +110,8 @@ class BlockQuantizer:
         done += self._stage("gate_up", "down", activated)
         for stream, b, values in ((self.plain, source, activated[0]), (self.rounded, block, activated[1])):
             for part in self._parts(stream):
-                stream.add_activated(b, layer, part, values.read(part.start, part.stop).flatten(0, 1))
+                stream.add_activated(b, part, values.read(part.start, part.stop).flatten(0, 1))
+            stream.check(layer)
         for values in activated:
             values.close()
         return done
@@ -119,6 +121,7 @@ class BlockQuantizer:
         for stream, b in ((self.plain, source), (self.rounded, block)):
             for part in self._parts(stream):
                 stream.through(b, layer, part)
+            stream.check(layer)
 
     def _parts(self, stream: Stream) -> Iterable[slice]:
         """What a stream needs to carry: without `follow`, the quantized one only shows the final error."""

@@ -6,15 +6,18 @@ import contextlib
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from safetensors.torch import load_file
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.containers import CONFIG_FILES, new_container
 from halfbyte.checkpoint.gptq import NAME as GPTQ
 from halfbyte.checkpoint.open import open_source
-from halfbyte.checkpoint.shard_writer import Entry
+from halfbyte.checkpoint.prepared_shards import PreparedShards
+from halfbyte.checkpoint.shard_writer import Kind
 from halfbyte.checkpoint.size import linear_weight_count
 from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.checkpoint.writer import RepositoryWriter, json_bytes
@@ -27,7 +30,7 @@ from halfbyte.quantize.calibration import CalibrationData, calibration_data, cal
 from halfbyte.quantize.card import model_card
 from halfbyte.quantize.chat_template import choose_template, template_files
 from halfbyte.quantize.effort import RECIPES
-from halfbyte.quantize.finished import finish, read_finished, read_packed, stored_entries
+from halfbyte.quantize.finished import FinishedBlock, block_kinds, finish, read_finished, rescaled
 from halfbyte.quantize.held_out import HeldOut, measure_held_out
 from halfbyte.quantize.machine import pick_device
 from halfbyte.quantize.options import QuantizeOptions
@@ -46,11 +49,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from halfbyte.checkpoint.config import ModelConfig
     from halfbyte.checkpoint.container import Container
     from halfbyte.checkpoint.source import Source
 
 NOT_COPIED = CONFIG_FILES | {"README.md", ".gitattributes"}
-WORK_FORMAT = 2  # of what the work folder keeps; another one is not gone on with
+WORK_FORMAT = 3  # of what the work folder keeps; another one is not gone on with
 OF_CALIBRATION = 4  # samples that stand in for held-out ones where the text has no more
 
 
@@ -113,9 +117,11 @@ def quantize(
     _check_tokens(data, checkpoint)
     samples = len(data.tokens) + (len(data.held_out) or OF_CALIBRATION)
     plan = make_plan(checkpoint, selection.group_size, samples, options, device, notes + selection.notes + _told(data))
-    replace = options.overwrite or WorkFolder(out).finishing
+    kinds = tensor_kinds(checkpoint, selection, container, options.bits)
+    before = WorkFolder(out)
+    replace = options.overwrite or before.finishing
     writer = RepositoryWriter(out, max_shard_size=options.max_shard_size, overwrite=replace)
-    writer.check(plan.disk)
+    writer.check(max(0, plan.disk - before.held()))
     report = Report(
         source=opened.spec, out=str(out), bits=options.bits, group_size=selection.group_size, effort=options.effort,
         calib=options.calib, samples=options.samples, seq_len=options.seq_len, seed=options.seed,
@@ -123,16 +129,16 @@ def quantize(
         source_bytes=sum(info.nbytes for info in opened.tensors().values()),
     )  # fmt: skip
     with _products_in_tf32(device), WorkFolder(out) as work:
-        run = _Run(checkpoint, selection, data, options, plan, work, device, report, progress)
-        report.resumed_blocks = work.open(run.fingerprint(), start_anew=options.overwrite)
+        run = _Run(checkpoint, selection, data, options, plan, work, device, report, progress, container)
+        shards = PreparedShards(work.path, kinds, options.max_shard_size)
+        report.resumed_blocks = work.open(run.fingerprint(), shards, run.layers, start_anew=options.overwrite)
         progress.plan(plan)
-        run.blocks()
-        changes = run.tune() if RECIPES[options.effort].tune else None
-        assert run.held_out is not None
-        report.held_out = run.held_out.as_dict()
-        run.held_out.check(options.gate)
+        held_out = run.to_the_end()
+        report.held_out = held_out.as_dict()
+        held_out.check(options.gate)
         with writer:
-            run.assemble(writer, container, changes)
+            for path, held in zip(shards.paths, shards.shards, strict=True):
+                writer.take(path, held)
             report.out_bytes = writer.total_size
             report.seconds = round(time.perf_counter() - started, 2)
             files = _small_files(checkpoint, tokenizer, container, report)
@@ -157,14 +163,16 @@ class _Run:
         device: torch.device,
         report: Report,
         progress: Progress,
+        container: Container,
     ) -> None:
+        self.container = container
         self.checkpoint, self.selection, self.data, self.options = checkpoint, selection, data, options
         self.work, self.device, self.report, self.progress, self.plan = work, device, report, progress, plan
         self.config, self.recipe = checkpoint.config, RECIPES[options.effort]
         self.layers = self.config.num_layers
         measured = data.held_out if len(data.held_out) else data.tokens[:OF_CALIBRATION]
         self.tokens = torch.cat([data.tokens, measured])
-        self.samples = Samples(len(data.tokens), len(measured), options.seq_len)
+        self.samples = Samples(len(data.tokens), len(measured), options.seq_len, device.type)
         self.rope = Rope(self.config)
         self.held_out: HeldOut | None = None
 
@@ -181,6 +189,8 @@ class _Run:
             "--seq-len": self.options.seq_len,
             "--calib and --seed (the tokens they pick)": tensor_fingerprint(self.tokens),
             "linears kept in 16 bits": sorted(self.selection.reasons),
+            "--format": self.options.format,
+            "--max-shard-size": self.options.max_shard_size,
             "device": self.device.type,
         }
 
@@ -189,6 +199,28 @@ class _Run:
         if levels == ASYMMETRIC_4 and not self.options.act_order:
             return {}
         return {"levels": [levels.bits, levels.sym, levels.least_zero], "activation order": self.options.act_order}
+
+    def to_the_end(self) -> HeldOut:
+        """Do what is not done yet, so that the shards hold what they are to hold; returns how good that is."""
+        told = self.work.apply_learnt()
+        if told is not None:
+            self.progress.block(self.layers, self.layers)
+        else:
+            self.blocks()
+            if self.recipe.tune:
+                self.tune()
+                told = self.work.apply_learnt()
+        self._read_reports()
+        if told is None:
+            assert self.held_out is not None
+            return self.held_out
+        self.report.tuned = told["tuned"]
+        self.report.notes += told["notes"]
+        return HeldOut(**told["held_out"])
+
+    def _read_reports(self) -> None:
+        for layer in range(self.layers):
+            self.report.layers += [LayerReport(**found) for found in self.work.reports(layer)]
 
     def blocks(self) -> None:
         """Quantize every block that is not finished yet."""
@@ -209,21 +241,21 @@ class _Run:
             self.plain, self.rounded, self.samples, store, self.recipe, self.selection.group_size,
             self.options.levels, act_order=self.options.act_order,
         )  # fmt: skip
-        saved: Future[None] | None = None
+        checksums = self._write_ends()
         with ThreadPoolExecutor(1) as pool:
+            saved: Future[None] | None = pool.submit(self.work.record_ends, checksums) if checksums else None
             for layer, source in read_ahead(self.checkpoint, begin, self.device):
                 if layer < done:
-                    quantizer.replay(
-                        layer, source, read_finished(self.work.blocks()[layer]).block(self.config, self.device)
-                    )
+                    quantizer.replay(layer, source, self._finished(layer).block(self.config, self.device))
                     continue
                 block = float_block(source)
                 linears = quantizer.run(layer, source, block, self.selection.kept[layer])
-                tensors = finish(block, linears, self.config).tensors()
+                tensors = finish(block, linears, self.config).tensors(self.container)
+                there = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
                 reports = [asdict(linear.report) for linear in linears]
                 if saved is not None:
                     saved.result()
-                saved = pool.submit(self.work.save_block, layer, tensors, reports)
+                saved = pool.submit(self._save, layer, tensors, reports, there)
                 del linears, tensors, block, source
                 if self.work.state_due():
                     saved.result()
@@ -231,21 +263,41 @@ class _Run:
                 self.progress.block(layer + 1, self.layers)
             if saved is not None:
                 saved.result()
-        for layer in range(self.layers):
-            self.report.layers += [LayerReport(**found) for found in self.work.reports(layer)]
         self.held_out = self._measure()
 
-    def tune(self) -> dict[int, dict[str, torch.Tensor]] | None:
-        """Learn scales and norms; returns what is to be changed, block by block, or None if it did not help."""
+    def _save(
+        self,
+        layer: int,
+        tensors: dict[str, torch.Tensor],
+        reports: list[dict[str, Any]],
+        there: torch.cuda.Event | None,
+    ) -> None:
+        """Keep a block, in a thread of its own: a GPU goes on with the next one meanwhile."""
+        if there is not None:
+            with torch.cuda.stream(self.side):
+                self.side.wait_event(there)
+                tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+        self.work.save_block(layer, tensors, reports)
+
+    @cached_property
+    def side(self) -> torch.cuda.Stream:
+        """A GPU's stream for what goes to the disk."""
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
+    def _finished(self, layer: int, changes: dict[str, torch.Tensor] | None = None) -> FinishedBlock:
+        tensors = self.work.read_block(layer) | rescaled(changes or {}, self.container)
+        return read_finished(tensors, self.container, self.config)
+
+    def tune(self) -> None:
+        """Learn scales and norms; what is to be changed is kept in the work folder."""
         before = self.held_out
         assert before is not None
         room = linear_weight_count(self.config) <= self.store.left
-        files = [self.work.blocks()[layer] for layer in range(self.layers)]
-        tuner = Tuner(self.config, self.rope, files, self.device, resident=room)
+        tuner = Tuner(self.config, self.rope, self._finished, self.device, resident=room)
         tuned = self.work.tuned()
         passes = max(tuned, default=0)
         if passes:
-            tuner.restore(read_packed(tuned[passes]))
+            tuner.restore(load_file(tuned[passes]))
         embedding, norm, head = self._ends()
         tuner.learn(
             self.recipe.tune, self.data.tokens, embedding, self.plain.hidden, norm, head, done=passes,
@@ -255,40 +307,34 @@ class _Run:
         held = list(self.samples.parts(learnt_from=False))
         for part in held:
             self.rounded.hidden.write(part.start, embedding[self.tokens[part].to(embedding.device)].float())
-        for layer, file in enumerate(files):
-            block = read_finished(file, changes[layer]).block(self.config, self.device)
+        for layer in range(self.layers):
+            block = self._finished(layer, changes[layer]).block(self.config, self.device)
             for part in held:
                 self.rounded.through(block, layer, part)
+            self.rounded.check(layer)
         after = self._measure()
-        self.report.tuned = {"kl_divergence_before": before.kl_divergence, "kl_divergence_after": after.kl_divergence}
-        if not after.kl_divergence < before.kl_divergence:
-            self.report.notes.append("tuning did not help on held-out text and was left out")
-            return None
-        self.held_out = after
-        return changes
+        helped = after.kl_divergence < before.kl_divergence
+        found = {
+            f"model.layers.{layer}.{name}": tensor
+            for layer, own in changes.items()
+            for name, tensor in rescaled(own, self.container).items()
+        }
+        told = {
+            "tuned": {"kl_divergence_before": before.kl_divergence, "kl_divergence_after": after.kl_divergence},
+            "notes": [] if helped else ["tuning did not help on held-out text and was left out"],
+            "held_out": asdict(after if helped else before),
+        }
+        self.work.save_learnt(found if helped else {}, told)
 
-    def assemble(
-        self, writer: RepositoryWriter, container: Container, changes: dict[int, dict[str, torch.Tensor]] | None
-    ) -> None:
-        """Write all tensors of the repository."""
-        self._add_float(writer, "model.embed_tokens.weight")
-        for layer, path in sorted(self.work.blocks().items()):
-            changed = (changes or {}).get(layer, {})
-            if container.name != "awq":  # else the work folder has it as it is to be
-                path = self.work.save_repacked(layer, read_finished(path, changed).tensors(container))  # noqa: PLW2901
-                changed = {}
-            for name, entry in stored_entries(path).items():
-                full = f"model.layers.{layer}.{name}"
-                if name in changed:
-                    writer.add(full, changed[name])
-                else:
-                    writer.add_later(full, entry)
-        for name in ["model.norm.weight"] + ["lm_head.weight"] * (not self.config.tie_word_embeddings):
-            self._add_float(writer, name)
-
-    def _add_float(self, writer: RepositoryWriter, name: str) -> None:
-        shape = self.checkpoint.source.tensors()[name].shape
-        writer.add_later(name, Entry(torch.float16, shape, lambda: float16(self.checkpoint.tensor(name), name)))
+    def _write_ends(self) -> dict[str, int]:
+        """Put what lies before and behind the blocks into the shards; returns checksums, none if it was done before."""
+        shards = self.work.shards
+        assert shards is not None
+        checksums: dict[str, int] = {}
+        for name in [] if self.work.has_ends else end_names(self.config):
+            checksums |= shards.write({name: float16(self.checkpoint.tensor(name), name)})
+        self.checkpoint.source.release()
+        return checksums
 
     def _embed(self) -> None:
         embedding = self.checkpoint.tensor("model.embed_tokens.weight")
@@ -316,6 +362,22 @@ class _Run:
             head,
             of_calibration=not len(self.data.held_out),
         )
+
+
+def end_names(config: ModelConfig) -> list[str]:
+    """What a network has before and behind its blocks."""
+    return ["model.embed_tokens.weight", "model.norm.weight"] + ["lm_head.weight"] * (not config.tie_word_embeddings)
+
+
+def tensor_kinds(checkpoint: Checkpoint, selection: Selection, container: Container, bits: int) -> dict[str, Kind]:
+    """All that the repository will have, by name."""
+    first, *last = end_names(checkpoint.config)
+    given = checkpoint.source.tensors()
+    kinds = {first: Kind(torch.float16, given[first].shape)}
+    for layer, kept in enumerate(selection.kept):
+        own = block_kinds(checkpoint, layer, kept, container, bits)
+        kinds |= {f"model.layers.{layer}.{name}": own[name] for name in sorted(own)}
+    return kinds | {name: Kind(torch.float16, given[name].shape) for name in last}
 
 
 def quantized_config(config: dict[str, Any], container: Container) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""A finished block as it lies in the work folder: norms and biases in float16, linears packed.
-
-Those of 4 bits are packed as AWQ's `gemm`, all others as GPTQ's second version, which holds whatever is made here.
-"""
+"""A finished block: norms and biases in float16, linears as integers, packed as the repository's container has them."""
 
 from __future__ import annotations
 
@@ -9,23 +6,25 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
 
-from halfbyte.checkpoint.awq import pack_gemm, unpack_gemm
-from halfbyte.checkpoint.gptq import V2, GptqConfig
+from halfbyte.checkpoint.compressed_tensors import NAME as COMPRESSED_TENSORS
 from halfbyte.checkpoint.int4 import IntWeight
-from halfbyte.checkpoint.shard_writer import Entry, Stored
-from halfbyte.checkpoint.shards import SafetensorsShard
+from halfbyte.checkpoint.shard_writer import Kind
 from halfbyte.kernels.interface import AfterAttention, LinearWeight
 from halfbyte.models.network import Block
 from halfbyte.quantize.block import float_weight, modules, norms
+from halfbyte.quantize.selection import STACKS, inputs_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
+    from halfbyte.checkpoint.checkpoint import Checkpoint
     from halfbyte.checkpoint.config import ModelConfig
     from halfbyte.checkpoint.container import Container
     from halfbyte.quantize.block_quantizer import QuantizedLinear
+
+NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight")
+QK_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
 
 
 @dataclass(slots=True)
@@ -66,11 +65,13 @@ class FinishedBlock:
             ),
         )
 
-    def tensors(self, container: Container | None = None) -> dict[str, torch.Tensor]:
-        """What the file holds, or what a repository in another container would."""
-        pack = _pack if container is None else container.pack
-        packed = {f"{m}.{suffix}": t for m, w in self.linears.items() for suffix, t in pack(w).items()}
-        return {name: tensor.cpu().contiguous() for name, tensor in (packed | self.floats).items()}
+    def tensors(self, container: Container) -> dict[str, torch.Tensor]:
+        """What a repository has of it, wherever the block is."""
+        packed: dict[str, torch.Tensor] = {}
+        for module, w in self.linears.items():
+            own = w if container.name == "awq" else _on_cpu(w)  # AWQ's words can be made on a GPU
+            packed |= {f"{module}.{suffix}": tensor for suffix, tensor in container.pack(own).items()}
+        return packed | self.floats
 
 
 def finish(block: Block, linears: list[QuantizedLinear], config: ModelConfig) -> FinishedBlock:
@@ -89,47 +90,61 @@ def finish(block: Block, linears: list[QuantizedLinear], config: ModelConfig) ->
     return FinishedBlock(packed, floats)
 
 
-def stored_entries(path: Path) -> dict[str, Entry]:
-    """Where a block's file has its tensors."""
-    shard = SafetensorsShard(path)
-    places = shard.places()
-    return {name: Entry(i.dtype, i.shape, Stored(path, places[name])) for name, i in shard.tensors.items()}
-
-
-def read_packed(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a block's file as they are."""
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-
-
-def read_finished(path: Path, changes: dict[str, torch.Tensor] | None = None) -> FinishedBlock:
-    """A block from its file, some of its tensors exchanged for others of their name and shape."""
-    tensors = read_packed(path) | (changes or {})
+def read_finished(tensors: Mapping[str, torch.Tensor], container: Container, config: ModelConfig) -> FinishedBlock:
+    """A block from its tensors in a repository."""
     linears, floats = {}, {}
-    for name, tensor in tensors.items():
-        module, _, suffix = name.rpartition(".")
-        if suffix == "qweight":
-            linears[module] = _unpack(module, tensors)
-        elif suffix in ("weight", "bias"):
-            floats[name] = tensor
-    return FinishedBlock(linears, floats)
+    for stack in STACKS:
+        for module, n in modules(config)[stack]:
+            own = {name.removeprefix(f"{module}."): t for name, t in tensors.items() if name.startswith(f"{module}.")}
+            if "weight" in own:
+                floats[f"{module}.weight"] = own["weight"]
+            else:
+                linears[module] = container.unpack(module, own, n, inputs_of(config, stack))
+            if "bias" in own:
+                floats[f"{module}.bias"] = own["bias"]
+    return FinishedBlock(linears, floats | {name: tensor for name, tensor in tensors.items() if "norm" in name})
 
 
-def _pack(weight: IntWeight) -> dict[str, torch.Tensor]:
-    if weight.bits == 4 and weight.g_idx is None:
-        return pack_gemm(weight)
-    container = GptqConfig(weight.bits, weight.group_size, weight.g_idx is not None, checkpoint_format=V2)
-    return container.pack(replace(weight, **{f: getattr(weight, f).cpu() for f in "qsz"}, g_idx=_cpu(weight.g_idx)))
+def rescaled(changes: dict[str, torch.Tensor], container: Container) -> dict[str, torch.Tensor]:
+    """Changed norms, and scales [K / G, N] of modules (`<module>.scales`), as a container has them."""
+    if container.name != COMPRESSED_TENSORS:
+        return changes
+    own = {n: t for n, t in changes.items() if not n.endswith(".scales")}
+    scales = {n: t for n, t in changes.items() if n.endswith(".scales")}
+    return own | {f"{n.removesuffix('scales')}weight_scale": t.T.contiguous() for n, t in scales.items()}
 
 
-def _cpu(index: torch.Tensor | None) -> torch.Tensor | None:
-    return None if index is None else index.cpu()
+def block_kinds(
+    checkpoint: Checkpoint, layer: int, kept: frozenset[str], container: Container, bits: int
+) -> dict[str, Kind]:
+    """What a repository will have of a block, by names within it. kept: stacked linears that stay float."""
+    config, prefix = checkpoint.config, f"model.layers.{layer}."
+    given = {n.removeprefix(prefix): i for n, i in checkpoint.source.tensors().items() if n.startswith(prefix)}
+    types = _packed_types(container, bits)
+    kinds: dict[str, Kind] = {}
+    for stack in STACKS:
+        k, members = inputs_of(config, stack), modules(config)[stack]
+        biased = any(f"{module}.bias" in given for module, _ in members)  # the others then get zeros
+        for module, n in members:
+            if stack in kept:
+                kinds[f"{module}.weight"] = Kind(torch.float16, (n, k))
+            else:
+                shapes = container.shapes(prefix + module, n, k)
+                kinds |= {f"{module}.{suffix}": Kind(dtype, shapes[suffix]) for suffix, dtype in types.items()}
+            if biased:
+                kinds[f"{module}.bias"] = Kind(torch.float16, (n,))
+    names = NORMS + QK_NORMS if config.qk_norm else NORMS
+    return kinds | {name: Kind(torch.float16, given[name].shape) for name in names}
 
 
-def _unpack(module: str, tensors: dict[str, torch.Tensor]) -> IntWeight:
-    own = {s: tensors[f"{module}.{s}"] for s in ("qweight", "qzeros", "scales", "g_idx") if f"{module}.{s}" in tensors}
-    if "g_idx" not in own:
-        return unpack_gemm(**own)
-    (groups, n), k = own["scales"].shape, len(own["g_idx"])
-    bits = 32 * own["qweight"].shape[0] // k
-    return GptqConfig(bits, k // groups, checkpoint_format=V2).unpack(module, own, n, k)
+def _packed_types(container: Container, bits: int) -> dict[str, torch.dtype]:
+    """The types of a linear's tensors by suffix, from packing a small one."""
+    size = container.group_size if container.group_size > 0 else 32
+    zero = torch.full((32, 1), 1 << (bits - 1), dtype=torch.uint8)
+    weight = IntWeight(zero.expand(32, size).contiguous(), torch.ones(32, 1).half(), zero, bits)
+    return {suffix: tensor.dtype for suffix, tensor in container.pack(weight).items()}
+
+
+def _on_cpu(w: IntWeight) -> IntWeight:
+    index = None if w.g_idx is None else w.g_idx.cpu()
+    return replace(w, q=w.q.cpu(), s=w.s.cpu(), z=w.z.cpu(), g_idx=index)

@@ -23,8 +23,15 @@ def followed(weight: torch.Tensor, difference: torch.Tensor, H: torch.Tensor) ->
     if failed:  # with so much damping only where the numbers themselves are out of range
         return weight
     aim = torch.empty_like(weight)
+    first = len(weight) > len(H)  # D H⁻¹ is then less to solve for than W D H⁻¹
+    step = _solved(difference, lower) if first else difference
     for begin in range(0, len(weight), ROWS):
         rows = slice(begin, begin + ROWS)
-        wanted = torch.mm(weight[rows], difference)
-        aim[rows] = weight[rows] + SHARE * torch.cholesky_solve(wanted.T, lower).T
+        way = torch.mm(weight[rows], step)
+        aim[rows] = weight[rows] + SHARE * (way if first else _solved(way, lower))
     return aim
+
+
+def _solved(rows: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
+    """rows H⁻¹, with H = L Lᵀ."""
+    return torch.cholesky_solve(rows.T, lower).T

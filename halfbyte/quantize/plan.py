@@ -19,7 +19,7 @@ from halfbyte.quantize.held_out import MOST_LOGITS
 from halfbyte.quantize.machine import free_memory
 from halfbyte.quantize.options import Effort
 from halfbyte.quantize.product import product
-from halfbyte.quantize.stream import MICRO_BATCH_TOKENS
+from halfbyte.quantize.stream import tokens_at_once
 from halfbyte.quantize.tune import BATCH_TOKENS
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Plan:
     layers: int
     memory: int  # the most at a time
     spilled: int  # activations in a file, as they do not fit
-    disk: int  # all files at once: the result, finished blocks, activations
+    disk: int  # all files at once: the result, hidden states to go on from, activations
     seconds: float
     notes: tuple[str, ...]
     activation_budget: int  # what activations may take of the memory
@@ -73,9 +73,9 @@ def make_plan(
     fits = min(streams, budget)
     state = 4 * tokens * 2 * width
     out = awq_size(config, group_size if group_size > 0 else width)
-    copies = 2 if options.format == "awq" else 3  # the finished blocks, repacked ones, and the repository
+    tuned = 24 * _scales(config, group_size) if RECIPES[options.effort].tune else 0  # a pass's, and the next one's
     return Plan(
-        group_size, config.num_layers, least + fits, streams - fits, copies * out + 2 * state + streams - fits,
+        group_size, config.num_layers, least + fits, streams - fits, out + tuned + 2 * state + streams - fits,
         _seconds(config, tokens, options, device), tuple(notes), budget,
     )  # fmt: skip
 
@@ -92,7 +92,7 @@ def _refusal(
     """What is needed, what there is, and which options would do."""
     least_of = {e: _least_memory(checkpoint, group_size, tokens, replace(options, effort=e), device) for e in LESS}
     needed = least / 2**30
-    more = f"{needed + 0.1:.1f}GiB"
+    more, at_once = f"{needed + 0.1:.1f}GiB", tokens_at_once(device.type)
     ways = (
         f"raise it to {more}" if options.memory else f"--memory {more} takes more, if other programs can do with less"
     )
@@ -103,8 +103,7 @@ def _refusal(
     allowed = f"--memory allows {room}" if options.memory else f"{room} may be taken of what is free"
     return (
         f"quantizing this model with --effort {options.effort} takes {needed:.1f} GiB of {device.type} memory (one "
-        f"block, its statistics and {MICRO_BATCH_TOKENS} tokens of activations, all else in files), and {allowed}; "
-        + ways
+        f"block, its statistics and {at_once} tokens of activations, all else in files), and {allowed}; " + ways
     )
 
 
@@ -135,7 +134,7 @@ def _quantizing(checkpoint: Checkpoint, tokens: int, recipe: Recipe, device: tor
         rounding = (3 if recipe.compensate else 1) * square + 4 * n * k + 32 * min(at_once, n * k)
         hungriest = max(hungriest, following, rounding)
     passing = 4 * (width**2 + max(mlp, config.num_heads * config.head_dim) ** 2) + 4 * largest
-    passing += 4 * min(MICRO_BATCH_TOKENS, tokens) * (2 * width + 4 * mlp)
+    passing += 4 * min(tokens_at_once(device.type), tokens) * (2 * width + 4 * mlp)
     return weights + max(hungriest, passing)
 
 
@@ -147,9 +146,13 @@ def _measuring(config: ModelConfig, tokens: int) -> int:
 def _tuning(config: ModelConfig, group_size: int, tokens: int) -> int:
     """All scales four times over, a hidden state a block, and one block forward and backward."""
     mlp, width, block = config.intermediate_size, config.hidden_size, _block_weights(config)
-    scales = block * config.num_layers // (group_size if group_size > 0 else width)
+    scales = _scales(config, group_size)
     hidden = 4 * min(BATCH_TOKENS, tokens) * (config.num_layers * width + 8 * width + 8 * mlp)
     return 20 * scales + hidden + 17 * block + _measuring(config, tokens)
+
+
+def _scales(config: ModelConfig, group_size: int) -> int:
+    return linear_weight_count(config) // (group_size if group_size > 0 else config.hidden_size)
 
 
 def _block_weights(config: ModelConfig) -> int:

@@ -7,6 +7,8 @@ is lost below is 2**-39 of the greatest.
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 import torch.nn.functional as F
 
@@ -18,7 +20,7 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
     """x [T, K] times weightᵀ, weight [N, K] of any float type: [T, N] in float32."""
     if not x.is_cuda:
         return F.linear(x, weight.float(), bias)
-    (a, down), (b, also) = halved(x), halved(weight)
+    (a, down), (b, also) = halved(x), _last.halved(weight)
     out = torch.mm(a, b.T, out_dtype=torch.float32).mul_(down * also)
     return out if bias is None else out.add_(bias)
 
@@ -32,8 +34,8 @@ def add_products(into: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *, below:
     scale: torch.Tensor | None = None
     if x.is_cuda:
         same = y is x
-        x, down = halved(x)
-        y, also = (x, down) if same else halved(y)
+        y, also = _last.halved(y)
+        x, down = (y, also) if same else halved(x)
         scale = down * also
     for begin in range(0, into.shape[1], width):
         part = into[begin:, begin : begin + width]
@@ -52,3 +54,31 @@ def halved(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     exponent = torch.linalg.vector_norm(values, float("inf")).float().frexp().exponent.clamp(min=LEAST)
     up = torch.ldexp(one, TOP - exponent)
     return (values * up).half(), 1 / up
+
+
+class LastHalved:
+    """What was halved last: a weight meets one micro-batch after another, and an input is in two sums.
+
+    It is known by the tensor itself and by how often that has been changed, and forgotten with it.
+    """
+
+    def __init__(self) -> None:
+        self.key: tuple[weakref.ref[torch.Tensor], int] | None = None
+        self.halves: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def halved(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`halved(values)`."""
+        if values.dtype == torch.float16:
+            return halved(values)
+        if self.key is None or self.halves is None or self.key[0]() is not values or self.key[1] != values._version:
+            self.key = self.halves = None  # before others are made
+            self.halves = halved(values)
+            self.key = weakref.ref(values, self._forget), values._version
+        return self.halves
+
+    def _forget(self, gone: weakref.ref[torch.Tensor]) -> None:
+        if self.key is not None and self.key[0] is gone:
+            self.key = self.halves = None
+
+
+_last = LastHalved()

@@ -42,9 +42,9 @@ class InputStatistics:
 
     def finish(self) -> None:
         """Mirror H above its diagonal. To be called once, after the last `add`."""
-        width = self.H.shape[0]
-        for begin in range(0, width, COLUMNS):
-            end = min(begin + COLUMNS, width)
+        width, columns = self.H.shape[0], ON_A_GPU if self.H.is_cuda else COLUMNS
+        for begin in range(0, width, columns):
+            end = min(begin + columns, width)
             self.H[begin:end, end:] = self.H[end:, begin:end].T
             square = self.H[begin:end, begin:end]
             square.copy_(square.tril() + square.tril(-1).T)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from halfbyte.quantize.activations import Activations
 
 MICRO_BATCH_TOKENS = 4096
+ON_A_GPU = 8192  # the same there: each adds to sums of K² numbers once
 
 
 def linear(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
@@ -34,11 +35,16 @@ def linear(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
     return product(x, float_weight(w), w.bias)
 
 
-def micro_batches(begin: int, end: int, length: int) -> Iterator[slice]:
-    """Samples from `begin` to `end` of `length` tokens each, in runs of about MICRO_BATCH_TOKENS tokens."""
-    at_once = max(1, MICRO_BATCH_TOKENS // length)
+def micro_batches(begin: int, end: int, length: int, device: str = "cpu") -> Iterator[slice]:
+    """Samples from `begin` to `end` of `length` tokens each, in runs of about as many tokens as suit a device."""
+    at_once = max(1, tokens_at_once(device) // length)
     for first in range(begin, end, at_once):
         yield slice(first, min(first + at_once, end))
+
+
+def tokens_at_once(device: str) -> int:
+    """Of a micro-batch, on a type of device."""
+    return ON_A_GPU if device == "cuda" else MICRO_BATCH_TOKENS
 
 
 class Stream:
@@ -49,6 +55,7 @@ class Stream:
 
     def __init__(self, config: ModelConfig, rope: Rope, hidden: Activations) -> None:
         self.config, self.rope, self.hidden = config, rope, hidden
+        self.unseen: list[tuple[slice, torch.Tensor]] = []  # which samples' outputs are finite, not looked at yet
 
     def read(self, part: slice) -> torch.Tensor:
         """The hidden states of some samples, [n, length, D]."""
@@ -82,18 +89,24 @@ class Stream:
         gate, up = linear(x, block.after.gate_up).chunk(2, -1)
         return F.silu(gate) * up
 
-    def add_activated(self, block: Block, layer: int, part: slice, activated: torch.Tensor) -> None:
-        """Add down's output: the hidden states are through the block. Raises QuantizeError if one is not finite."""
+    def add_activated(self, block: Block, part: slice, activated: torch.Tensor) -> None:
+        """Add down's output: the hidden states are through the block. `check` is due behind the last part."""
         hidden = self.read(part)
         out = hidden + linear(activated, block.after.down).view_as(hidden)
-        finite = out.isfinite().all(-1).all(-1)
-        if not finite.all():
-            raise QuantizeError(
-                f"model.layers.{layer}: its output is not finite for calibration sample "
-                f"{part.start + int((~finite).nonzero()[0])}; the weights overflow float32 or are damaged "
-                "(halfbyte inspect --verify tells)"
-            )
+        self.unseen.append((part, out.isfinite().all(-1).all(-1)))
         self.hidden.write(part.start, out)
+
+    def check(self, layer: int) -> None:
+        """Raise QuantizeError if an output of this block is not finite. A GPU is waited for once, not for each part."""
+        unseen, self.unseen = self.unseen, []
+        if not unseen or bool(torch.cat([finite for _, finite in unseen]).all()):
+            return
+        part, finite = next((part, finite) for part, finite in unseen if not finite.all())
+        raise QuantizeError(
+            f"model.layers.{layer}: its output is not finite for calibration sample "
+            f"{part.start + int((~finite).nonzero()[0])}; the weights overflow float32 or are damaged "
+            "(halfbyte inspect --verify tells)"
+        )
 
     def through(self, block: Block, layer: int, part: slice, observe: Observe | None = None) -> None:
         """Take some samples through a whole block, by the very operations of the single stages.
@@ -110,4 +123,4 @@ class Stream:
         observe("gate_up", x)
         activated = self.activate(block, x)
         observe("down", activated)
-        self.add_activated(block, layer, part, activated)
+        self.add_activated(block, part, activated)

@@ -21,16 +21,15 @@ from halfbyte.kernels.reference import after_attention, linear, rms_norm
 from halfbyte.models.attend import WholeSequences
 from halfbyte.models.network import Block, split_heads
 from halfbyte.quantize.block import modules
-from halfbyte.quantize.finished import read_finished
 from halfbyte.quantize.held_out import row_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from halfbyte.checkpoint.config import ModelConfig
     from halfbyte.models.rope import Rope
     from halfbyte.quantize.activations import Activations
+    from halfbyte.quantize.finished import FinishedBlock
 
 BATCH_TOKENS = 2048
 SCALE_RATE = 1e-3  # Adam's step, relative to a scale
@@ -52,13 +51,20 @@ class Tuner:
     """Holds what is learnt: per block and stacked linear a factor e^t for each scale, and for each norm weight."""
 
     def __init__(
-        self, config: ModelConfig, rope: Rope, files: list[Path], device: torch.device, *, resident: bool
+        self,
+        config: ModelConfig,
+        rope: Rope,
+        read: Callable[[int], FinishedBlock],
+        device: torch.device,
+        *,
+        resident: bool,
     ) -> None:
-        """files: of the finished blocks. resident: keep all steps in memory, a byte a weight."""
-        self.config, self.rope, self.files, self.device, self.resident = config, rope, files, device, resident
+        """read: gives a finished block. resident: keep all steps in memory, a byte a weight."""
+        self.config, self.rope, self.read, self.device, self.resident = config, rope, read, device, resident
+        self.layers = config.num_layers
         self.kept: dict[int, Frozen] = {}
         self.learnt: list[dict[str, torch.Tensor]] = []
-        for layer in range(len(files)):
+        for layer in range(self.layers):
             frozen = self._frozen(layer)
             exponents = {name: torch.zeros_like(scale) for name, scale in frozen.scales.items()}
             exponents |= {
@@ -101,7 +107,7 @@ class Tuner:
             after_pass(number + 1)
 
     def changes(self, layer: int) -> dict[str, torch.Tensor]:
-        """What was learnt of a block, as tensors of its file: scales [K / G, N] and norms, float16."""
+        """What was learnt of a block: scales [K / G, N] as `<module>.scales`, and norms by their names; float16."""
         learnt, frozen = self.learnt[layer], self._frozen(layer)
         changed: dict[str, torch.Tensor] = {}
         for name, parts in modules(self.config).items():
@@ -136,12 +142,12 @@ class Tuner:
         """Of the mean KL divergence, for everything that is learnt."""
         entered = []
         with torch.no_grad():
-            for layer in range(len(self.files)):
+            for layer in range(self.layers):
                 entered.append(hidden)
                 hidden = self._forward(layer, hidden, self.learnt[layer])
         upstream = self._loss_gradient(hidden, wanted, final_norm, head)
-        gradients: list[dict[str, torch.Tensor]] = [{} for _ in self.files]
-        for layer in reversed(range(len(self.files))):
+        gradients: list[dict[str, torch.Tensor]] = [{} for _ in range(self.layers)]
+        for layer in reversed(range(self.layers)):
             with torch.enable_grad():
                 entry = entered.pop().requires_grad_(layer > 0)
                 learnt = {name: t.detach().requires_grad_() for name, t in self.learnt[layer].items()}
@@ -208,7 +214,7 @@ class Tuner:
     def _frozen(self, layer: int) -> Frozen:
         if layer in self.kept:
             return self.kept[layer]
-        found = read_finished(self.files[layer])
+        found = self.read(layer)
         steps, scales = {}, {}
         block = found.block(self.config, self.device)
         for name, parts in modules(self.config).items():

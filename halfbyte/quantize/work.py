@@ -1,13 +1,16 @@
 """What a run has finished so far, in a hidden folder beside OUT, so that a run that was stopped goes on from there.
 
     run.json               the options and data that the result depends on
-    block-00007.safetensors  a finished block: packed weights, norms, biases, and its part of the report
+    shard-00000.safetensors  OUT's weight files, of their final size from the start: each tensor goes to its place
+    ends.json, block-00007.json  these tensors are in the shards, on disk, with these checksums; a block's report
     state-00007            the hidden states of both streams behind that block, float32
     tuned-00001.safetensors  scales and optimizer after a pass of tuning
-    repacked-00007.safetensors  a finished block in another container than AWQ's, on its way into OUT
+    learnt.safetensors     what tuning changes of the shards in the end, and the report of it
     finishing              OUT is about to be put in its place, or has been
 
-Each file appears whole or not at all. Blocks behind the last state are walked through again, to the same bits.
+Each file but the shards appears whole or not at all, and what is in the shards counts when its record is there. Blocks
+behind the last state are walked through again, to the same bits. What tuning has learnt is on disk before a byte of a
+finished block is changed, and from then on a run begins with changing them, which may be done twice.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from halfbyte.checkpoint.writer import sync
 from halfbyte.errors import CheckpointError, GateError, OutputError, QuantizeError
@@ -33,14 +36,17 @@ from halfbyte.quantize.raw import raw_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from halfbyte.checkpoint.prepared_shards import PreparedShards
     from halfbyte.checkpoint.source import Source
     from halfbyte.quantize.activations import Activations
 
 STATE_EVERY = 60.0  # seconds between two states
 STATE_SHARE = 20  # and at least so many times as long as writing one takes
-ENDS = 2**20  # bytes at both ends of a weight file that tell it from another
+BYTES_AT_ENDS = 2**20  # at both ends of a weight file that tell it from another
 FINISHING = "finishing"
-_BLOCK = re.compile(r"block-(\d{5})\.safetensors")
+ENDS_RECORD = "ends.json"
+LEARNT = "learnt.safetensors"
+_BLOCK = re.compile(r"block-(\d{5})\.json")
 _STATE = re.compile(r"state-(\d{5})")
 _TUNED = re.compile(r"tuned-(\d{5})\.safetensors")
 
@@ -56,6 +62,7 @@ class WorkFolder:
         self.path = self.out.parent / f".{self.out.name}.work"
         self._last_state, self._state_took = time.monotonic(), 0.0
         self._ours = False  # whether what lies there is of this run
+        self.shards: PreparedShards | None = None
 
     def __enter__(self) -> WorkFolder:
         try:
@@ -75,13 +82,19 @@ class WorkFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self.shards is not None:
+            self.shards.close()
         useless = isinstance(error, (CheckpointError, QuantizeError)) and not isinstance(error, GateError)
         if kind is None or (useless and self._ours) or not self.blocks():
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
-    def open(self, fingerprint: dict[str, Any], *, start_anew: bool) -> int:
-        """The number of blocks that an earlier run with the same fingerprint finished.
+    def held(self) -> int:
+        """Bytes of disk that an earlier run has taken."""
+        return sum(512 * path.stat().st_blocks for path in self.path.glob("*") if path.exists())
+
+    def open(self, fingerprint: dict[str, Any], shards: PreparedShards, layers: int, *, start_anew: bool) -> int:
+        """Go on with the shards; returns how many of the blocks an earlier run with the same fingerprint finished.
 
         Raises QuantizeError, naming what differs, if there is one with another; start_anew removes it instead.
         """
@@ -98,35 +111,61 @@ class WorkFolder:
         if earlier is None:
             self._write(path, json.dumps(fingerprint, indent=1).encode())
         self._ours = True
-        done = 0
-        while done in (blocks := self.blocks()) and self._readable(blocks[done]):
-            done += 1
-        self._remove(p for i, p in self.blocks().items() if i >= done)
-        self._remove(p for i, p in self._numbered(_STATE).items() if i > done)
-        return done
+        self.shards = shards
+        if not shards.open():
+            self._remove(self.path / name for name in (ENDS_RECORD, LEARNT))
+            self._remove(self.blocks().values())
+            self._remove(self.tuned().values())
+            sync(self.path)
+        return self._verified(layers)
 
     def blocks(self) -> dict[int, Path]:
-        """Finished blocks by their number."""
+        """Records of finished blocks by their number."""
         return self._numbered(_BLOCK)
 
     def save_block(self, layer: int, tensors: dict[str, torch.Tensor], reports: list[dict[str, Any]]) -> None:
-        """Keep a finished block."""
-        self._save(self.path / f"block-{layer:05}.safetensors", tensors, {"layers": json.dumps(reports)})
+        """Keep a finished block: tensors by their names within it."""
+        assert self.shards is not None
+        checksums = self.shards.write({f"model.layers.{layer}.{name}": t for name, t in tensors.items()})
+        self._record(f"block-{layer:05}.json", {"tensors": checksums, "layers": reports})
 
-    def save_repacked(self, layer: int, tensors: dict[str, torch.Tensor]) -> Path:
-        """Put a finished block's tensors as another container has them into a file, which only this run reads."""
-        path = self.path / f"repacked-{layer:05}.safetensors"
-        try:
-            save_file(tensors, path)
-        except (OSError, SafetensorError) as error:
-            raise OutputError(f"{path}: cannot be written: {error}") from error
-        return path
+    def read_block(self, layer: int) -> dict[str, torch.Tensor]:
+        """A finished block's tensors by their names within it."""
+        assert self.shards is not None
+        prefix = f"model.layers.{layer}."
+        names = json.loads(self.blocks()[layer].read_text())["tensors"]
+        return {name.removeprefix(prefix): self.shards.read(name) for name in names}
 
     def reports(self, layer: int) -> list[dict[str, Any]]:
         """A finished block's part of the report."""
-        with safe_open(self.blocks()[layer], framework="pt") as file:
-            found: list[dict[str, Any]] = json.loads(file.metadata()["layers"])
-            return found
+        found: list[dict[str, Any]] = json.loads(self.blocks()[layer].read_text())["layers"]
+        return found
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether what lies before and behind the blocks is kept."""
+        return (self.path / ENDS_RECORD).exists()
+
+    def record_ends(self, checksums: dict[str, int]) -> None:
+        """Keep what lies before and behind the blocks, which was written to the shards."""
+        self._record(ENDS_RECORD, {"tensors": checksums})
+
+    def save_learnt(self, tensors: dict[str, torch.Tensor], told: dict[str, Any]) -> None:
+        """Keep tensors that are to take the place of others in the shards, and what is to be told of that."""
+        self._save(self.path / LEARNT, tensors, {"told": json.dumps(told)})
+
+    def apply_learnt(self) -> dict[str, Any] | None:
+        """Put what was learnt into the shards, if anything was; returns what is to be told of that."""
+        path = self.path / LEARNT
+        if not path.exists():
+            return None
+        assert self.shards is not None
+        with safe_open(path, framework="pt") as file:
+            told: dict[str, Any] = json.loads(file.metadata()["told"])
+        tensors = load_file(path)
+        self.shards.write(tensors)
+        self.shards.sync(tensors)
+        return told
 
     def state_due(self) -> bool:
         """Whether the last states kept are old enough to keep others."""
@@ -208,12 +247,41 @@ class WorkFolder:
         for path in list(paths):
             path.unlink(missing_ok=True)
 
-    def _readable(self, path: Path) -> bool:
+    def _record(self, name: str, contents: dict[str, Any]) -> None:
+        """Say that tensors are in the shards, once they are on disk."""
+        assert self.shards is not None
+        self.shards.sync(contents["tensors"])
+        self._write(self.path / name, json.dumps(contents).encode())
+
+    def _verified(self, layers: int) -> int:
+        """The number of blocks that are still as they were recorded; whatever goes beyond them is removed."""
+        changed = self._changed_names()
+        ends = self._readable(self.path / ENDS_RECORD, changed)
+        done, blocks = 0, self.blocks()
+        while done in blocks and self._readable(blocks[done], changed):
+            done += 1
+        if (self.path / LEARNT).exists() and not (ends and done == layers):
+            self._remove([self.path / LEARNT, *self.tuned().values()])
+            done = 0  # blocks that were changed are none to learn from again
+        self._remove([] if ends else [self.path / ENDS_RECORD])
+        self._remove(p for i, p in blocks.items() if i >= done)
+        self._remove(p for i, p in self._numbered(_STATE).items() if i > done)
+        return done
+
+    def _changed_names(self) -> set[str]:
         try:
-            with safe_open(path, framework="pt") as file:
-                return "layers" in (file.metadata() or {})
+            with safe_open(self.path / LEARNT, framework="pt") as file:
+                return set(file.keys())
         except (SafetensorError, OSError):
+            return set()
+
+    def _readable(self, path: Path, changed: set[str]) -> bool:
+        assert self.shards is not None
+        try:
+            checksums: dict[str, int] = json.loads(path.read_text())["tensors"]
+        except (OSError, ValueError, LookupError):
             return False
+        return all(name in changed or self.shards.holds(name, checksum) for name, checksum in checksums.items())
 
     def _difference(self, earlier: dict[str, Any], now: dict[str, Any]) -> str:
         keys = [key for key in now if earlier.get(key) != now[key]]
@@ -234,9 +302,9 @@ def source_fingerprint(source: Source) -> str:
         if path.is_file():
             size = path.stat().st_size
             with path.open("rb") as opened:
-                digest.update(opened.read(ENDS))
-                opened.seek(max(0, size - ENDS))
-                digest.update(opened.read(ENDS))
+                digest.update(opened.read(BYTES_AT_ENDS))
+                opened.seek(max(0, size - BYTES_AT_ENDS))
+                digest.update(opened.read(BYTES_AT_ENDS))
             digest.update(str(size).encode())
     return digest.hexdigest()[:16]
 

@@ -7,7 +7,7 @@ import torch
 from tiny_sources import a_source
 
 from halfbyte.quantize import QuantizeOptions, quantize
-from halfbyte.quantize.product import add_products, halved, product
+from halfbyte.quantize.product import LastHalved, add_products, halved, product
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=on_a_gpu)]
@@ -54,6 +54,20 @@ def test_extremes_neither_overflow_nor_become_nan(values):
     half, down = halved(values)
     assert half.isfinite().all()
     assert torch.allclose(half.double() * down.double(), values.double(), rtol=1e-3, atol=1e-43)
+
+
+def test_what_was_halved_last_is_made_anew_when_it_changes():
+    last, values = LastHalved(), torch.randn(4, 8)
+    first = last.halved(values)
+    assert last.halved(values) is first
+    values[1:3] *= 2  # by a view
+    changed = last.halved(values)
+    assert changed is not first
+    assert torch.equal(changed[0], halved(values)[0])
+    assert last.halved(torch.ones(4, 8)) is not changed
+    assert torch.equal(last.halved(values)[0], changed[0])
+    del values
+    assert last.halves is None  # nothing is held for a tensor that is gone
 
 
 @on_a_gpu

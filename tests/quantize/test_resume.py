@@ -12,6 +12,9 @@ from tiny_sources import a_source
 
 from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.open import open_source
+from halfbyte.checkpoint.prepared_shards import PreparedShards
+from halfbyte.checkpoint.shards import SafetensorsShard
+from halfbyte.checkpoint.writer import RepositoryWriter
 from halfbyte.errors import GateError, HalfbyteError, OutputError, QuantizeError
 from halfbyte.quantize import QuantizeOptions, quantize
 from halfbyte.quantize.driver import Silent
@@ -67,7 +70,8 @@ ended = []
 for delay in delays:
     pid = os.fork()
     if pid == 0:
-        quantize(source, out, QuantizeOptions(samples=4, seq_len=32, effort="best", calib=sys.argv[4]))
+        given = json.loads(sys.argv[4])
+        quantize(source, out, QuantizeOptions(**given))
         os._exit(0)
     end = time.monotonic() + delay
     ready = 0
@@ -86,11 +90,22 @@ for delay in delays:
 """
 
 
-def test_killed_at_many_moments(tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"effort": "best"},
+        {"effort": "best", "format": "compressed-tensors", "max_shard_size": 60_000},
+        {"effort": "default", "format": "gptq", "max_shard_size": 60_000},
+    ],
+    ids=["best", "best, compressed-tensors in shards", "default, GPTQ in shards"],
+)
+def test_killed_at_many_moments(tmp_path, options):
     source = a_source(tmp_path / "source", num_hidden_layers=5)
-    expected = whole(source, tmp_path / "out", effort="best")
+    expected = whole(source, tmp_path / "out", **options)
+    assert ("model.safetensors.index.json" in expected) == ("max_shard_size" in options)
     delays = [0.05 * 1.3**i for i in range(16)] + [100]
-    command = [sys.executable, "-c", KILLER, str(source), str(tmp_path / "out"), json.dumps(delays), SMALL["calib"]]
+    given = json.dumps({**SMALL, **options})
+    command = [sys.executable, "-c", KILLER, str(source), str(tmp_path / "out"), json.dumps(delays), given]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     runs = [json.loads(line) for line in result.stdout.splitlines()]
     assert runs[-1][0] == 0
@@ -98,6 +113,57 @@ def test_killed_at_many_moments(tmp_path):
     assert any(any(name.startswith("block") for name in kept) for kept in killed), "killed before anything was kept"
     assert contents(tmp_path / "out") == expected
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("fmt", ["awq", "compressed-tensors"])
+def test_stopped_while_what_was_learnt_goes_into_the_blocks(tmp_path, monkeypatch, fmt):
+    source = a_source(tmp_path / "source", num_hidden_layers=3)
+    options = {**SMALL, "effort": "best", "format": fmt}
+    expected = whole(source, tmp_path / "out", **options)
+    write, seen = PreparedShards._write, []
+
+    def stopping(self, name, tensor):
+        if (tmp_path / ".out.work" / "learnt.safetensors").exists():
+            seen.append(name)
+            if len(seen) % 4 == 0:
+                raise KeyboardInterrupt
+        return write(self, name, tensor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PreparedShards, "_write", stopping)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                quantize(source, tmp_path / "out", QuantizeOptions(**options))
+    rest = Stop()
+    quantize(source, tmp_path / "out", QuantizeOptions(**options), progress=rest)
+    assert rest.seen == [3]  # nothing was learnt again
+    assert contents(tmp_path / "out") == expected
+
+
+def test_damage_behind_what_was_learnt_begins_anew(tmp_path, monkeypatch):
+    source = a_source(tmp_path / "source", num_hidden_layers=3)
+    options = {**SMALL, "effort": "best"}
+    expected = whole(source, tmp_path / "out", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(RepositoryWriter, "take", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            quantize(source, tmp_path / "out", QuantizeOptions(**options))
+    flip_a_byte(tmp_path / ".out.work" / "shard-00000.safetensors", "model.layers.1.mlp.up_proj.qweight")
+    assert quantize(source, tmp_path / "out", QuantizeOptions(**options)).resumed_blocks == 0
+    assert contents(tmp_path / "out") == expected
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def flip_a_byte(shard, tensor):
+    place = SafetensorsShard(shard).places()[tensor]
+    with shard.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte[0] ^ 1]))
 
 
 @pytest.mark.parametrize("every", [0.0, 1e9])  # hidden states kept behind each block, or never: blocks are replayed
@@ -139,6 +205,8 @@ def test_tuning_goes_on_from_its_last_pass(tmp_path):
         ({"seed": 1}, "--seed"),
         ({"samples": 5}, "--samples was 4 and is now 5"),
         ({"skip": ("down_proj",)}, "linears kept in 16 bits"),
+        ({"format": "compressed-tensors"}, "--format was awq and is now compressed-tensors"),
+        ({"max_shard_size": 10_000}, "--max-shard-size"),
     ],
 )
 def test_other_options_fail_closed_and_are_named(tmp_path, changed, told):
@@ -172,8 +240,7 @@ def test_a_damaged_block_is_done_again(tmp_path):
     expected = whole(source, tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         quantize(source, tmp_path / "out", QuantizeOptions(**SMALL), progress=Stop(3))
-    block = tmp_path / ".out.work" / "block-00001.safetensors"
-    block.write_bytes(block.read_bytes()[:-5])
+    flip_a_byte(tmp_path / ".out.work" / "shard-00000.safetensors", "model.layers.1.mlp.up_proj.qweight")
     report = quantize(source, tmp_path / "out", QuantizeOptions(**SMALL))
     assert report.resumed_blocks == 1
     assert contents(tmp_path / "out") == expected
