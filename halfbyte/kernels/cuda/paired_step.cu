@@ -24,7 +24,6 @@
 // Compiled at run time with these set, beside those of step.cuh:
 //   BATCH, LAYERS     the step's shape
 //   BLOCK    tokens of a page
-//   NORMS    1: heads of q and k are normed
 //   AHEAD    keys, and values, that a lane has on their way
 //   TEAMS    of a block's warps, each of which attends to a piece
 //   GRID (even), DEPTH (of a crew's ring), SHARED (bytes of shared memory)
@@ -478,19 +477,7 @@ struct TurnedPart {
     __device__ __forceinline__ void turn(int column, const float* norm, float eps, const float* cos, const float* sin, float (&x)[EACH]) const {
         float turned[EACH];
         plain.widen_to(x), other.widen_to(turned);
-#if NORMS
-        const int far = (column + D / 2) % D;
-        float square = 0.f;
-#pragma unroll
-        for (int i = 0; i < EACH; ++i) square += x[i] * x[i];
-#pragma unroll
-        for (int o = LANES / 2; o; o >>= 1) square += __shfl_xor_sync(~0u, square, o);
-        const float r = 1.f / sqrtf(square / D + eps);
-#pragma unroll
-        for (int i = 0; i < EACH; ++i) x[i] *= r * __ldg(norm + column + i), turned[i] *= r * __ldg(norm + far + i);
-#endif
-#pragma unroll
-        for (int i = 0; i < EACH; ++i) x[i] = x[i] * cos[column + i] + turned[i] * sin[column + i];
+        ::turn(x, turned, column, norm, eps, cos, sin);
     }
 };
 

@@ -3,6 +3,7 @@
 // Compiled at run time with these set, as far as it needs them:
 //   HIDDEN, FFN, HEADS, KV_HEADS, D (width of a head)     the network's shape
 //   GROUP    columns of a group of weights: 32, 64, 128
+//   NORMS    1: heads of q and k are normed
 //   FP8   1: keys and values are e4m3, 0: float16
 //   PIECES   into which a sequence's context is cut for attention at most
 //   LEAST    tokens of a piece
@@ -70,4 +71,21 @@ __device__ __forceinline__ uint4 narrowed(const float (&x)[EACH]) {
 #endif
     }
     return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+// A lane's part of a head, x and what lies half a head away: normed where there is a norm [D], and turned by cos and sin [D].
+__device__ __forceinline__ void turn(float (&x)[EACH], float (&other)[EACH], int column, const float* norm, float eps, const float* cos, const float* sin) {
+#if NORMS
+    const int far = (column + D / 2) % D;
+    float square = 0.f;
+#pragma unroll
+    for (int i = 0; i < EACH; ++i) square += x[i] * x[i];
+#pragma unroll
+    for (int o = LANES / 2; o; o >>= 1) square += __shfl_xor_sync(~0u, square, o);
+    const float r = 1.f / sqrtf(square / D + eps);
+#pragma unroll
+    for (int i = 0; i < EACH; ++i) x[i] *= r * __ldg(norm + column + i), other[i] *= r * __ldg(norm + far + i);
+#endif
+#pragma unroll
+    for (int i = 0; i < EACH; ++i) x[i] = x[i] * cos[column + i] + other[i] * sin[column + i];
 }

@@ -17,7 +17,6 @@
 // Compiled at run time with these set, beside those of step.cuh:
 //   BATCH, LAYERS     the step's shape
 //   BLOCK    tokens of a page
-//   NORMS    1: heads of q and k are normed
 //   GRID, WARPS, DEPTH (of a warp's ring), SHARED (bytes of shared memory)
 //
 // A block owns whole tiles. The units of all of them, in one row, are shared out to its warps, so that each reads one run
@@ -405,20 +404,7 @@ __device__ __forceinline__ void load_turned(const u16* head, int part, const flo
     float other[EACH];
     load_head(head + column, x);
     load_head(head + turned, other);
-#if NORMS
-    {
-        float square = 0.f;
-#pragma unroll
-        for (int i = 0; i < EACH; ++i) square += x[i] * x[i];
-#pragma unroll
-        for (int o = LANES / 2; o; o >>= 1) square += __shfl_xor_sync(~0u, square, o);
-        const float r = 1.f / sqrtf(square / D + eps);
-#pragma unroll
-        for (int i = 0; i < EACH; ++i) x[i] *= r * __ldg(norm + column + i), other[i] *= r * __ldg(norm + turned + i);
-    }
-#endif
-#pragma unroll
-    for (int i = 0; i < EACH; ++i) x[i] = x[i] * cos[column + i] + other[i] * sin[column + i];
+    turn(x, other, column, norm, eps, cos, sin);
 }
 
 // One piece of the context of one sequence, for the query heads of one key-value head.
