@@ -11,10 +11,6 @@
 // 16 bytes of a token are a lane's; sums are float32, in an order that follows from the sequence alone. What lies behind a
 // sequence's tokens is not read.
 
-typedef unsigned int u32;
-typedef unsigned short u16;
-typedef unsigned long long u64;
-
 #if __CUDA_ARCH__ >= 900
 #define LET_NEXT_BEGIN asm volatile("griddepcontrol.launch_dependents;")
 #define WAIT_FOR_LAST asm volatile("griddepcontrol.wait;" ::: "memory")
@@ -29,20 +25,13 @@ typedef unsigned long long u64;
 #define TOKENS (32 / LANES)           // of a warp at once
 #define STRIDE (WARPS * TOKENS)       // of the block
 
-__device__ __forceinline__ float2 widened(u32 h) {
-    float2 f;
-    asm("{ .reg .b16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b; }" : "=f"(f.x), "=f"(f.y) : "r"(h));
-    return f;
-}
-
 __device__ __forceinline__ void widen(const uint4& raw, float (&x)[EACH]) {
     const u32 words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #if FP8
         u32 low, high;
-        asm("{ .reg .b16 a, b; mov.b32 {a, b}, %2; cvt.rn.f16x2.e4m3x2 %0, a; cvt.rn.f16x2.e4m3x2 %1, b; }"
-            : "=r"(low), "=r"(high) : "r"(words[i]));
+        from_e4m3(words[i], low, high);
         const float2 a = widened(low), b = widened(high);
         x[4 * i] = a.x, x[4 * i + 1] = a.y, x[4 * i + 2] = b.x, x[4 * i + 3] = b.y;
 #else
@@ -50,12 +39,6 @@ __device__ __forceinline__ void widen(const uint4& raw, float (&x)[EACH]) {
         x[2 * i] = a.x, x[2 * i + 1] = a.y;
 #endif
     }
-}
-
-__device__ __forceinline__ u16 to_half(float f) {
-    u16 h;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
-    return h;
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) paged_decode(

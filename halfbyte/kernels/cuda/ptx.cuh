@@ -1,5 +1,5 @@
-// The machine's instructions that CUDA C++ has no words for, one function each. With step.cuh it is put before the kernels of a
-// whole step. tests/kernels/emulator.h has the same functions for a CPU.
+// The machine's instructions that CUDA C++ has no words for, one function each. It is put before stream_linear.cu and
+// paged_decode.cu, and with step.cuh before the kernels of a whole step. tests/kernels/emulator.h has the same functions for a CPU.
 
 typedef unsigned int u32;
 typedef unsigned short u16;

@@ -21,10 +21,6 @@
 // The kernel before this one may still be running (programmatic dependent launch): weights, which it does not write,
 // are fetched before it is waited for. What it does write is read past the first-level cache, which may hold older lines.
 
-typedef unsigned int u32;
-typedef unsigned short u16;
-typedef unsigned long long u64;
-
 #if __CUDA_ARCH__ >= 900
 #define LET_NEXT_BEGIN asm volatile("griddepcontrol.launch_dependents;")
 #define WAIT_FOR_LAST asm volatile("griddepcontrol.wait;" ::: "memory")
@@ -67,24 +63,6 @@ __device__ __forceinline__ u32 add2(u32 a, u32 b) {
 __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
     u32 r;
     asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
-    return r;
-}
-
-__device__ __forceinline__ float to_float(u16 h) {
-    float f;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
-    return f;
-}
-
-__device__ __forceinline__ u16 to_half(float f) {
-    u16 h;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
-    return h;
-}
-
-__device__ __forceinline__ u32 to_half2(float low, float high) {
-    u32 r;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
     return r;
 }
 

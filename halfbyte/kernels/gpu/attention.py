@@ -98,5 +98,6 @@ def _decode(
         "D": d, "GROUP": group, "BLOCK": block, "FP8": int(eight_bits), "LENGTH": PIECE, "SPLIT": int(split),
         "TILED": int(tiled), "AHEAD": ahead,
     }  # fmt: skip
-    source = (files("halfbyte.kernels.cuda") / "paged_decode.cu").read_text()
+    folder = files("halfbyte.kernels.cuda")
+    source = (folder / "ptx.cuh").read_text() + (folder / "paged_decode.cu").read_text()
     return CudaKernel(compiled(source, defines, arch), "paged_decode", 0)

@@ -197,7 +197,9 @@ def _stream(arch: str, group: int, columns: int, shape: Shape, norm: bool, outpu
         "GROUP": group, "NT": columns, "WARPS": shape.warps, "DEPTH": shape.depth, "BLOCKS": shape.blocks,
         "NORM": int(norm), "OUTPUT": output,
     }  # fmt: skip
-    return CudaKernel(compiled(_source("stream_linear.cu"), defines, arch), "stream_linear", SHARED + 1024)
+    return CudaKernel(
+        compiled(_source("ptx.cuh") + _source("stream_linear.cu"), defines, arch), "stream_linear", SHARED + 1024
+    )
 
 
 @cache
