@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--contexts", type=int, nargs="+", default=[256, 2048])
     given = parser.parse_args()
-    engine, _ = build("awq", kv_cache="1GiB")
+    engine, _ = build("awq", kv_cache="8GiB")
     whole = engine.network.whole_pass
     assert isinstance(whole, GpuPass)
     blocks = max(given.batches) * -(-max(given.contexts) // BLOCK)
