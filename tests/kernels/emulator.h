@@ -203,7 +203,6 @@ inline u32 e4m3_of(float f) {
 }
 inline u32 to_e4m3(float a, float b, float c, float d) { return e4m3_of(a) | e4m3_of(b) << 8 | e4m3_of(c) << 16 | e4m3_of(d) << 24; }
 inline float larger(float a, float b) { return !(a == a) || !(b == b) ? NAN : a > b ? a : b; }
-inline u32 larger_sizes(u32 sizes, u32 pair) { return max(sizes >> 16, pair >> 16 & 0x7fff) << 16 | max(sizes & 0xffff, pair & 0x7fff); }
 inline float fast_reciprocal(float x) { return 1.f / x; }
 
 // What a lane gives to a product: six words.

@@ -34,13 +34,7 @@
 // 16 q'; and 1024 times the sum of x is too much, which is taken off in float32: it leaves less of an error than x has from
 // being float16. Scales come after that, for each group.
 
-#define EIGHTS ((BATCH + 7) / 8)       // of tokens
-#ifndef INTEGERS
-#define INTEGERS (BATCH <= 4)
-#endif
-// Of columns of products: of x, or of its upper and lower bytes.
-#define OCTETS (INTEGERS ? (BATCH + 3) / 4 : EIGHTS)
-#define RESULTS (INTEGERS ? 2 : 4)     // of a lane, of a tile's product and eight columns
+#define EIGHTS ((BATCH + 7) / 8)       // of tokens: columns of a product
 // Of a tile a block has eight chunks at once, which are shared out to the warps of a crew; of few tokens a warp's registers
 // hold what it needs of x for two chunks.
 #define SPAN (EIGHTS == 1 ? 2 : 1)     // chunks of a warp
@@ -58,10 +52,8 @@ enum { FETCHER = THREADS + GIVER_THREADS, WATCHER = FETCHER + 32 };
 #define FEW_REGISTERS 80
 #define MANY_REGISTERS 168
 #define PAIRS (GRID / 2)
-#define TOKENS_KEPT ((INTEGERS ? 4 : 8) * OCTETS)
-#define OF_ROW (TOKENS_KEPT / OF_GIVER)  // threads of a giver that have a row
-#define GIVER_LANES (16 * OF_ROW)        // threads of a giver that have something
-#define THEIRS_BYTES (GIVER_LANES * OF_GIVER * 4)
+#define TOKENS_KEPT (8 * EIGHTS)
+#define THEIRS_BYTES (32 * OF_GIVER * 4)
 #define OF_GIVER (4 * EIGHTS)          // sums of a tile that a thread of a giver has: of one row
 #define SLOTS (4 / EIGHTS / EIGHTS)    // of a giver, for the warps' sums of a tile
 __device__ __forceinline__ int first_tile_of(int p, int pair) { return (u32)tiles_of(p) * pair / PAIRS; }
@@ -227,118 +219,6 @@ struct Weights {
     }
 };
 
-#if INTEGERS
-// A lane's part of a warp's chunks of x, as integers: of token 4 o + lane / 8 the upper bytes, or for odd lane / 4 the lower
-// ones, of 8 neighbouring columns of each 32.
-struct X {
-    static constexpr int PARTS = SPAN * CHUNK / 32, ALL = SPAN * CHUNK / GROUP;
-    uint2 parts[OCTETS][PARTS];
-    float sums[ALL][OCTETS], units[ALL][OCTETS];  // of groups, of token 4 o + lane % 4: the sum of its integers; what they are multiples of
-
-    // Four neighbouring columns that are multiples of `per`: bytes, as weights lie (the middle ones exchanged).
-    static __device__ __forceinline__ void split(u32 low, u32 high, float per, u32& even, u32& odd) {
-        const float2 a = widened(low), b = widened(high);
-        const float x[4] = {a.x, a.y, b.x, b.y};
-        u32 n[4];  // in its last 16 bits the nearest integer and 128, for 1.5 * 2^23 is added; so the second byte is rounded too
-#pragma unroll
-        for (int i = 0; i < 4; ++i) n[i] = __float_as_uint(fmaf(x[i], per, 12582912.f + 128.f));
-        even = __byte_perm(n[0], n[2], 0x5410), odd = __byte_perm(n[1], n[3], 0x5410);
-    }
-    // Chunks from `chunk` on, `count` of them at most. contexts: null, or of those tokens that there are not it is 0: their x
-    // is, too. Of two lanes that have the bytes of the same columns each makes integers of half of the groups.
-    __device__ __forceinline__ void load(const u16* x, int chunk, int count, const int* contexts) {
-        const int lane = thread() & 31, second = lane / 4 % 2;
-        const uint4* from = (const uint4*)x + (u32)(chunk + second) * (CHUNK / 32 * 32) + lane % 4;
-        const u32 kept = second ? 0x6420 : 0x7531, sent = kept ^ (0x6420 ^ 0x7531);
-        const u32 kept_sign = second ? 0x80808080 : 0, sent_sign = kept_sign ^ 0x80808080;
-#pragma unroll
-        for (int o = 0; o < OCTETS; ++o) {
-            const int token = 4 * o + lane / 8;
-            const bool is_one = token < BATCH && (!contexts || contexts[token] > 0) && second < count;
-            uint4 raw[PARTS / 2];
-            float own[ALL / 2];
-#pragma unroll
-            for (int k = 0; k < PARTS / 2; ++k) raw[k] = is_one ? __ldcg(from + k * 32 + token * 4) : uint4{};
-#pragma unroll
-            for (int g = 0; g < ALL / 2; ++g) {
-                u32 most = 0;
-#pragma unroll
-                for (int k = g * (GROUP / 32); k < (g + 1) * (GROUP / 32); ++k) {
-                    most = larger_sizes(most, raw[k].x), most = larger_sizes(most, raw[k].y);
-                    most = larger_sizes(most, raw[k].z), most = larger_sizes(most, raw[k].w);
-                }
-                most = larger_sizes(most, most >> 16);
-                most = larger_sizes(most, __shfl_xor_sync(~0u, most, 1)), most = larger_sizes(most, __shfl_xor_sync(~0u, most, 2));
-                const float size = to_float((u16)most), per = size > 0.f ? 32639.f * fast_reciprocal(size) : 0.f;
-                own[g] = size * (1.f / 32639.f);
-#pragma unroll
-                for (int k = g * (GROUP / 32); k < (g + 1) * (GROUP / 32); ++k) {
-                    u32 even[2], odd[2], mine[2], other[2];
-                    split(raw[k].x, raw[k].y, per, even[0], odd[0]), split(raw[k].z, raw[k].w, per, even[1], odd[1]);
-#pragma unroll
-                    for (int i = 0; i < 2; ++i) {
-                        mine[i] = __byte_perm(even[i], odd[i], kept) ^ kept_sign;
-                        other[i] = __shfl_xor_sync(~0u, __byte_perm(even[i], odd[i], sent) ^ sent_sign, 4);
-                    }
-                    parts[o][k] = second ? make_uint2(other[0], other[1]) : make_uint2(mine[0], mine[1]);
-                    parts[o][k + PARTS / 2] = second ? make_uint2(mine[0], mine[1]) : make_uint2(other[0], other[1]);
-                }
-            }
-#pragma unroll
-            for (int g = 0; g < ALL; ++g) units[g][o] = __shfl_sync(~0u, own[g % (ALL / 2)], lane % 4 * 8 + g / (ALL / 2) * 4);
-        }
-    }
-    // Sums of groups: products with a weight of ones.
-    __device__ __forceinline__ void add_up() {
-#pragma unroll
-        for (int o = 0; o < OCTETS; ++o)
-#pragma unroll
-            for (int g = 0; g < ALL; ++g) {
-                int sum[4] = {};
-#pragma unroll
-                for (int k = g * (GROUP / 32); k < (g + 1) * (GROUP / 32); ++k)
-                    multiply_add(sum, 0x01010101, 0x01010101, 0x01010101, 0x01010101, parts[o][k].x, parts[o][k].y);
-                sums[g][o] = (float)(sum[0] * 256 + sum[1]);
-            }
-    }
-    // The half of units from FIRST on. Added to total[o]: of rows lane / 4 and lane / 4 + 8, of token 4 o + lane % 4.
-    template <int FIRST>
-    __device__ __forceinline__ void multiply(const Weights& w, float (&total)[OCTETS][RESULTS]) const {
-        int all[HALF][2][OCTETS][4] = {};  // chains of products that do not wait for each other
-#pragma unroll
-        for (int i = 0; i < STEPS; ++i)
-#pragma unroll
-            for (int c = 0; c < 2; ++c)
-#pragma unroll
-                for (int u = 0; u < HALF; ++u) {
-                    const int step = STEPS == 2 ? c : 0, which = STEPS == 2 ? i : c;
-                    const uint4 four = w.words[u][step];
-                    const u32 first = which ? four.z : four.x, second = which ? four.w : four.y;
-#pragma unroll
-                    for (int o = 0; o < OCTETS; ++o) {
-                        const uint2 b = parts[o][((FIRST + u) * STEPS + step) * 2 + which];
-                        multiply_add(all[u][c][o], first & 0x0f0f0f0f, first & 0xf0f0f0f0, second & 0x0f0f0f0f, second & 0xf0f0f0f0, b.x, b.y);
-                    }
-                }
-#pragma unroll
-        for (int u = 0; u < HALF; ++u)
-#pragma unroll
-            for (int g = 0; g < GROUPS; ++g) {
-                const float2 upper = widened(w.meta[u][g].x), lower = widened(w.meta[u][g].y);  // scale; -(1024 + z), -(64 + z)
-                const float z[2] = {upper.y + 1024.f, 16.f * lower.y + 1024.f}, scale[2] = {upper.x, lower.x * 0.0625f};
-#pragma unroll
-                for (int o = 0; o < OCTETS; ++o)
-#pragma unroll
-                    for (int r = 0; r < 2; ++r) {
-                        const int high = GROUPS == 2 ? all[u][g][o][2 * r] : all[u][0][o][2 * r] + all[u][1][o][2 * r];
-                        const int low = GROUPS == 2 ? all[u][g][o][2 * r + 1] : all[u][0][o][2 * r + 1] + all[u][1][o][2 * r + 1];
-                        const int group = (FIRST + u) * GROUPS + g;
-                        total[o][r] += scale[r] * units[group][o] * ((float)(high * 256 + low) + z[r] * sums[group][o]);
-                    }
-            }
-    }
-};
-#else
 // A lane's part of a warp's chunks of x: 8 neighbouring columns of each 32, of tokens lane / 4 and, of more than eight,
 // lane / 4 + 8.
 struct X {
@@ -418,7 +298,6 @@ struct X {
             }
     }
 };
-#endif
 
 // A tile's sums in a slot: 16 rows of TOKENS_KEPT, where of sixteen the eights are exchanged in every other pair of rows, so
 // that neither writing nor reading meets in a bank.
@@ -426,19 +305,13 @@ __device__ __forceinline__ int place_in_slot(int row, int token) {
     return row * TOKENS_KEPT + (EIGHTS == 2 ? token ^ (row >> 1 & 1) * 8 : token);
 }
 
-__device__ __forceinline__ void keep_sums(float* slot, const float (&total)[OCTETS][RESULTS]) {
+__device__ __forceinline__ void keep_sums(float* slot, const float (&total)[EIGHTS][4]) {
     const int lane = thread() & 31;
 #pragma unroll
-    for (int o = 0; o < OCTETS; ++o)
+    for (int e = 0; e < EIGHTS; ++e)
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-            const int row = lane / 4 + 8 * r;
-#if INTEGERS
-            slot[place_in_slot(row, 4 * o + lane % 4)] = total[o][r];
-#else
-            *(float2*)(slot + place_in_slot(row, 8 * o + 2 * (lane % 4))) = make_float2(total[o][2 * r], total[o][2 * r + 1]);
-#endif
-        }
+        for (int r = 0; r < 2; ++r)
+            *(float2*)(slot + place_in_slot(lane / 4 + 8 * r, 8 * e + 2 * (lane % 4))) = make_float2(total[e][2 * r], total[e][2 * r + 1]);
 }
 
 // A thread of a giver: what it has of each tile are OF_GIVER tokens of one row. Givers take turns at tiles.
@@ -448,8 +321,8 @@ struct Giver {
     u32 n, seen, met, factored;  // its tiles so far; of `there`, `go` and `factored`: parities that come next
 
     __device__ __forceinline__ Giver(Shared& s)
-        : shared(s), half(blockIdx.x % 2), pair(blockIdx.x / 2), which((threadIdx.x - THREADS) / 32), at(threadIdx.x % 32), row(at / OF_ROW % 16),
-          token(at < GIVER_LANES ? at % OF_ROW * OF_GIVER : TOKENS_KEPT), n(0), seen(0), met(0), factored(0) {}
+        : shared(s), half(blockIdx.x % 2), pair(blockIdx.x / 2), which((threadIdx.x - THREADS) / 32), at(threadIdx.x % 32), row(at / 2),
+          token(at % 2 * OF_GIVER), n(0), seen(0), met(0), factored(0) {}
     // Whether a tile is its own to give: of both blocks' tiles.
     __device__ __forceinline__ bool has(int tile) const { return tile % GIVERS == which; }
     __device__ __forceinline__ void wait() { wait_for(shared.go, met), met ^= 1; }
@@ -466,7 +339,7 @@ struct Giver {
 #pragma unroll
         for (int i = 0; i < OF_GIVER; ++i) x[i] *= x[i];
 #pragma unroll
-        for (int o = OF_ROW, many = OF_GIVER / 2; o < GIVER_LANES; o <<= 1) {
+        for (int o = 2, many = OF_GIVER / 2; o < 32; o <<= 1) {
             if (many) {
                 const bool is_upper = at & o;
 #pragma unroll
@@ -479,7 +352,7 @@ struct Giver {
             } else
                 x[0] += __shfl_xor_sync(~0u, x[0], o);
         }
-        if (at < OF_ROW * OF_GIVER && first < BATCH) squares[first * tiles_of(O) + tile] = x[0];
+        if (at < 2 * OF_GIVER && first < BATCH) squares[first * tiles_of(O) + tile] = x[0];
     }
     __device__ __forceinline__ int tiles_above(int phase) const { return first_tile_of(phase, pair + 1); }
     // The stream's part of own tile k, for the next product.
@@ -522,7 +395,6 @@ struct Giver {
     // Sums of a tile that is the partner's. (They report to its barrier by themselves: an arrival that releases them would
     // wait for all that was written to memory before.)
     __device__ __forceinline__ void send(int k, const float (&v)[OF_GIVER]) const {
-        if (at >= GIVER_LANES) return;
         const u32 to = address_in(address(shared.theirs[k][at]), half ^ 1), barrier = address_in(address(&shared.there[k]), half ^ 1);
 #pragma unroll
         for (int i = 0; i < OF_GIVER; i += 4) ::send(to + 4 * i, v[i], v[i + 1], v[i + 2], v[i + 3], barrier);
@@ -823,7 +695,7 @@ __device__ __forceinline__ void multiply_tiles(Shared& shared, int phase, u32& n
         load(round, x, chunk, count);
 #pragma unroll 1
         for (int tile = crew; tile < tiles; tile += CREWS) {
-            float total[OCTETS][RESULTS] = {};
+            float total[EIGHTS][4] = {};
             const bool has_second = UNITS > 1 && count >= SPAN, has_next = tile + CREWS < tiles;
             if (has_second) second.load(place(n) + HALF * (UNIT_BYTES / 16), lane);
             if (count > 0) x.multiply<0>(first, total);
@@ -999,7 +871,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(ALL_THREA
                         u16* to = activated + place_of(tile * 8 + giver.row % 8, giver.token);
 #pragma unroll
                         for (int i = 0; i < OF_GIVER; ++i) {
-                            const float up = __shfl_down_sync(~0u, v[i], 8 * OF_ROW);
+                            const float up = __shfl_down_sync(~0u, v[i], 16);
                             if (giver.row < 8 && giver.token + i < BATCH) to[i * 32] = to_half(__fdividef(v[i], 1.f + __expf(-v[i])) * up);
                         }
                     } else {

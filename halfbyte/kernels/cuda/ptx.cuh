@@ -52,13 +52,6 @@ __device__ __forceinline__ float larger(float a, float b) {  // what is no numbe
     return r;
 }
 
-// Of each of two float16 numbers the size, or that of another pair if it is larger: what is no number is the largest.
-__device__ __forceinline__ u32 larger_sizes(u32 sizes, u32 pair) {
-    u32 r;
-    asm("max.u16x2 %0, %1, %2;" : "=r"(r) : "r"(sizes), "r"(pair & 0x7fff7fff));
-    return r;
-}
-
 // Of a number that is not too small for it, in the last bits not exact.
 __device__ __forceinline__ float fast_reciprocal(float x) {
     float r;

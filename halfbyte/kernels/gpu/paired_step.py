@@ -50,7 +50,7 @@ class PairedStep:
         defines = self._defines(T, past.caches[0][0])
         half = partial(torch.empty, dtype=torch.float16, device=network.device)
         single = partial(torch.empty, dtype=torch.float32, device=network.device)
-        kept, pieces = up(T, EIGHT) * EIGHT, defines["PIECES"]
+        kept, pieces = _kept(T), defines["PIECES"]
         stream, attended, activated = half(hidden, kept), half(s.heads * s.head_dim, kept), half(defines["FFN"], kept)
         qkv = half(T, (s.heads + 2 * s.kv_heads) * s.head_dim)
         parts, weights = single(pieces, T, s.heads, s.head_dim), single(pieces, T, s.heads)
@@ -104,10 +104,9 @@ class PairedStep:
         in_rounds = max([1, *(t for t, r in zip(tiles, rounds, strict=True) if r > 1)])
         crew, slots = WARPS // _crews(T), 16 if T <= EIGHT else 4
         most_own, own, tile = up(max(tiles), 2), up(tiles[1], 2), ROWS * _kept(T) * 4
-        given = 32 * 4 * up(T, EIGHT) * 4
         parts = (
             max(slots * crew * tile, WARPS * (s.heads // s.kv_heads) * (s.head_dim + 4) * 4),  # sums, results
-            (most_own + in_rounds + own) * given,  # theirs, kept, own
+            (most_own + in_rounds + own) * tile,  # theirs, kept, own
             most_own * ROWS * 4,  # bias
             own * ROWS * 4,  # gain
             2 * _kept(T) * 4,  # factors, missing
@@ -121,8 +120,8 @@ class PairedStep:
 
 
 def _kept(T: int) -> int:
-    """Tokens that a tile's sums have room for."""
-    return 4 if T <= 4 else up(T, EIGHT) * EIGHT
+    """Tokens that x has room for."""
+    return up(T, EIGHT) * EIGHT
 
 
 def _crews(T: int) -> int:
