@@ -336,14 +336,15 @@ __device__ __forceinline__ void product(Shared& shared, Ring& ring, int phase, O
         Unit u[PER];
 #pragma unroll
         for (int k = 0; k < PER; ++k) u[k].load(shared.ring[warp][ring.place][k], lane);
-        __syncwarp();  // everyone has read it
-        ring.fetch(ring.place);
-        if (++ring.place == DEPTH) ring.place = 0, ring.parity ^= 1;
         float part[PER][2];
 #pragma unroll
         for (int k = 0; k < PER; ++k) u[k].multiply(x + (unit + k) * UNIT_COLUMNS, of_token + (unit + k) * GROUPS * BATCH, part[k]);
 #pragma unroll
         for (int k = 0; k < PER; ++k) total[0] += part[k][0], total[1] += part[k][1];
+        // Everyone has read it, and has it: a copy does not wait for loads that are under way.
+        __syncwarp();
+        ring.fetch(ring.place);
+        if (++ring.place == DEPTH) ring.place = 0, ring.parity ^= 1;
         unit += PER;
         if (unit == units || left == PER) {
             if ((lane & 3) < BATCH) slot[lane >> 2][lane & 3] = total[0], slot[(lane >> 2) + 8][lane & 3] = total[1];
