@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ import yaml
 from small_tokenizers import byte_level_files
 from tiny_checkpoints import LLAMA, random_tensors, write_model
 
+from halfbyte.checkpoint.open import open_source
 from halfbyte.errors import OutputError, PublishError
 from halfbyte.publish import build, check
 from halfbyte.publish import measure as measuring
+from halfbyte.publish.build import gather
 from halfbyte.publish.card import check_front_matter
 from halfbyte.publish.card_code import autoawq_code, halfbyte_code, transformers_code
 from halfbyte.publish.recipe import parse_recipe
@@ -174,3 +177,12 @@ def test_a_model_without_a_licence_is_not_published(source, tmp_path):
     with pytest.raises(PublishError, match="under which licence"):
         build(recipe(folder, "x"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_template_that_contradicts_the_chat_template_is_not_published(source, tmp_path):
+    wanted = recipe(source, "x")
+    with pytest.raises(PublishError, match=r"prompt_template: is 'Q: \{prompt\} A:', but the chat template of"):
+        build(replace(wanted, prompt_template="Q: {prompt} A:"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    rendered = gather(wanted, open_source(source)).prompt_template
+    assert gather(replace(wanted, prompt_template=rendered.rstrip()), open_source(source)).prompt_template
