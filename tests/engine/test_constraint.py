@@ -53,6 +53,20 @@ def test_json_schema(llm, schema):
         assert output.finish_reason == "stop"
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False},
+        {"$defs": {"b": {"items": {"type": "boolean"}, "maxItems": 2}}, "required": ["ok"], "additionalProperties": False,
+         "properties": {"ok": {"anyOf": [{"$ref": "#/$defs/b"}, {"type": "boolean"}]}}},
+    ],
+)  # fmt: skip
+def test_a_schema_of_an_object_that_does_not_say_so(llm, schema):
+    for output in answers(llm, json_schema=schema):
+        value = json.loads(output.text)["ok"]
+        assert isinstance(value, bool) or all(isinstance(item, bool) for item in value)
+
+
 def test_a_pydantic_model(llm):
     for output in answers(llm, json_schema=Point):
         if output.finish_reason == "stop":
