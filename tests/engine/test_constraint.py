@@ -248,6 +248,33 @@ def test_an_invalid_call_cannot_be_sampled(llm, form, max_calls):
     assert whole > 10
 
 
+SHAPED = {
+    "code": {"type": "string", "pattern": "^[A-Z]{3}$"},
+    "day": {"type": "string", "format": "date"},
+    "id": {"type": "string", "format": "uuid"},
+    "word": {"type": "string", "format": "password", "maxLength": 3},  # a remark: no grammar knows it
+}
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_texts_keep_their_shape(llm, form):
+    prompt = FunctionPrompt([{"name": "f", "parameters": {"properties": SHAPED, "required": [*SHAPED]}}], form)
+    constraints = [{"grammar": prompt.grammar().lark()}]
+    constraints += [{"json_schema": prompt.json_schema()}] * (form == "json")
+    shapes = {"code": "[A-Z]{3}", "day": r"\d{4}-\d\d-\d\d", "id": "[0-9a-fA-F-]{36}", "word": "(?s:.{0,3})"}
+    for constraint in constraints:
+        for output in answers(llm, max_tokens=255, **constraint):
+            for call in prompt.parse(output.text):
+                assert all(re.fullmatch(shapes[name], text) for name, text in call.params.items())
+
+
+def test_a_format_that_nobody_knows_is_a_remark(llm):
+    word = {"type": "string", "format": "password", "maxLength": 3}
+    for output in answers(llm, json_schema={"properties": {"word": word}, "required": ["word"]}):
+        if output.finish_reason == "stop":
+            assert len(json.loads(output.text)["word"]) <= 3
+
+
 def sized(a: float, b: int, c: dict[str, float]) -> None:
     """Numbers."""
 
