@@ -12,13 +12,14 @@ from small_tokenizers import byte_level_files
 from tiny_checkpoints import LLAMA, random_tensors, write_model
 
 from halfbyte.checkpoint.open import open_source
+from halfbyte.convert import ConvertOptions, convert
 from halfbyte.errors import OutputError, PublishError
 from halfbyte.publish import build, check
 from halfbyte.publish import measure as measuring
 from halfbyte.publish.build import gather
 from halfbyte.publish.card import check_front_matter
 from halfbyte.publish.card_code import autoawq_code, halfbyte_code, transformers_code
-from halfbyte.publish.recipe import parse_recipe
+from halfbyte.publish.recipe import Member, Repository, parse_recipe
 
 NOTES = {
     "LICENSE.txt": b"own terms",
@@ -118,6 +119,18 @@ def test_the_cards_code_runs_on_what_was_built(built, source, capsys):
     assert autoawq_code(awq, template).strip() in (built["tiny-AWQ"] / "README.md").read_text()
     exec(compile(autoawq_code(awq, template, str(built["tiny-AWQ"]), tokens=4), "card", "exec"), {})
     assert "Tell me about AI" in capsys.readouterr().out
+
+
+def test_compressed_tensors_in_transformers(source, tmp_path, capsys):
+    """As its card says, and as the card's table of programs is measured."""
+    pytest.importorskip("compressed_tensors")
+    out = tmp_path / "ct"
+    convert(str(source), out, "compressed-tensors:4bit-32g", ConvertOptions(samples=2, seq_len=64))
+    repository = Repository("me/tiny-ct", (Member("compressed-tensors:4bit-32g"),))
+    code = transformers_code(repository, None, str(out), tokens=4).replace(', device_map="auto"', "")
+    exec(compile(code, "card", "exec"), {})
+    assert capsys.readouterr().out.count("Tell me about AI") == 2
+    assert measuring._run("transformers", out) is not None
 
 
 @pytest.mark.parametrize("name", ["tiny-AWQ", "tiny-GGUF", "tiny-fp16@half"])
