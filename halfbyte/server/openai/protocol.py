@@ -19,7 +19,7 @@ MOST_LOGPROBS = 20
 MOST_STOPS = 64
 TokenId = Annotated[int, Field(ge=0)]
 # Fields of other servers that would change an answer: what they may be, since nothing else is done here, and why.
-ONLY_AS = {
+ONLY_AS: dict[str, tuple[Any, str]] = {
     "use_beam_search": (False, "answers are sampled"),
     "length_penalty": (1, "it weighs beams, and answers are sampled"),
     "prompt_logprobs": (None, "/v1/completions tells them with echo and logprobs"),
