@@ -18,7 +18,7 @@ ARCHITECTURES = {
 }
 _DEFAULT_CONTEXT = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
 _DTYPES = ("float16", "bfloat16", "float32")
-_MOST_LAYERS = 10_000  # far above any real network; a larger number is damage
+MOST_LAYERS = 10_000  # far above any real network; a larger number is damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class ModelConfig:
         family = ARCHITECTURES[architecture]
         _check_activation(fields)
         hidden_size = fields.integer("hidden_size")
-        num_layers = fields.integer("num_hidden_layers", most=_MOST_LAYERS)
+        num_layers = fields.integer("num_hidden_layers", most=MOST_LAYERS)
         num_heads = fields.integer("num_attention_heads")
         max_position_embeddings = fields.integer("max_position_embeddings", _DEFAULT_CONTEXT[family])
         attention_bias = family in {"llama", "qwen3"} and fields.boolean("attention_bias", False)

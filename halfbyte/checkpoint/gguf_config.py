@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from halfbyte.checkpoint.config import MOST_LAYERS
 from halfbyte.checkpoint.fields import Fields
 from halfbyte.checkpoint.gguf_names import ARCHITECTURES, ROPE_FACTORS
 from halfbyte.errors import ConfigError
@@ -50,7 +51,7 @@ def hf_config(
         raise ConfigError(f"{where}: {ROPE_FACTORS} has shape {list(factors.shape)}, expected [{head_dim // 2}]")
     theta = fields.number("rope.freq_base", 10000.0)
     context = fields.integer("context_length")
-    num_layers = fields.integer("block_count")
+    num_layers = fields.integer("block_count", most=MOST_LAYERS)
     config: dict[str, Any] = {
         "architectures": [ARCHITECTURES[arch][0]],
         "model_type": ARCHITECTURES[arch][1],
@@ -119,10 +120,27 @@ def _sliding(fields: Fields, arch: str, num_layers: int) -> dict[str, Any]:
     window = fields.integer("attention.sliding_window", 0, least=0)
     if not window:
         return {}
+    slides = _slides(fields, num_layers)
+    kinds = {"layer_types": ["sliding_attention" if layer else "full_attention" for layer in slides]}
     if arch == "llama":  # among those that llama.cpp calls llama, only Mistral slides
-        return {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": window}
-    layers = ["sliding_attention"] * num_layers if num_layers < 10_000 else []
-    return {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 0, "layer_types": layers}
+        some = {} if all(slides) else kinds
+        return {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": window, **some}
+    first = slides.index(True) if True in slides else num_layers  # transformers reads layer_types before it
+    return {"use_sliding_window": True, "sliding_window": window, "max_window_layers": first, **kinds}
+
+
+def _slides(fields: Fields, num_layers: int) -> list[bool]:
+    """Which layers slide: all, those that a list says, or all but each n-th."""
+    name = "attention.sliding_window_pattern"
+    if not fields.has(name):
+        return [True] * num_layers
+    pattern = fields.values[name]
+    if not isinstance(pattern, np.ndarray):
+        n = fields.integer(name, least=0)
+        return [n == 0 or layer % n < n - 1 for layer in range(num_layers)]
+    if pattern.dtype != np.bool_ or len(pattern) != num_layers:
+        raise fields.fail(name, f"must hold true or false for each of {num_layers} layers")
+    return [bool(layer) for layer in pattern]
 
 
 def _rope_scaling(

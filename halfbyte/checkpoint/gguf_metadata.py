@@ -36,9 +36,11 @@ def network_metadata(config: ModelConfig) -> dict[str, Any]:
     }
     if config.head_dim * config.num_heads != config.hidden_size:
         own |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
-    windows = set(config.sliding_windows)
-    if len(windows) == 1 and None not in windows:
-        own["attention.sliding_window"] = windows.pop()
+    slides = [window is not None for window in config.sliding_windows]
+    if any(slides):
+        own["attention.sliding_window"] = max(window for window in config.sliding_windows if window is not None)
+    if len(set(slides)) > 1:
+        own["attention.sliding_window_pattern"] = slides
     return {"general.architecture": arch, **{f"{arch}.{key}": value for key, value in own.items()}}
 
 

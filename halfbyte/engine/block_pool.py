@@ -67,11 +67,6 @@ class BlockPool:
             self._hashes[block] = digest
             self._by_hash[digest] = block
 
-    def forget_all(self) -> None:
-        """Empty the prefix cache."""
-        for block in list(self._by_hash.values()):
-            self._forget(block)
-
     def check_idle(self) -> None:
         """Assert that all memory was given back: for when no request is there."""
         assert self.available == self.count, f"{self.count - self.available} of {self.count} blocks were leaked"

@@ -23,6 +23,7 @@ from halfbyte.engine.outputs import EmbeddingOutput, ScoringOutput
 from halfbyte.engine.prompt import ReadPrompt, as_list, read_prompt
 from halfbyte.engine.ranks import start_ranks
 from halfbyte.engine.sampling_params import SamplingParams
+from halfbyte.engine.vllm_words import cache_of_utilization, check_utilization, check_words
 from halfbyte.errors import ConfigError, HalfbyteError, RequestError
 from halfbyte.models.loader import load_network
 from halfbyte.prompts.templates import jinja_template, stops_of
@@ -68,6 +69,8 @@ class LLM:
         enable_lora: bool = False,
         tensor_parallel_size: int = 1,
         deterministic: bool = False,
+        gpu_memory_utilization: float | None = None,
+        **vllm: Any,
     ) -> None:
         """Load a model; raises a HalfbyteError that names what is wrong with it.
 
@@ -78,9 +81,13 @@ class LLM:
         run, even so. chat_template: instead of the repository's own; Jinja, or a name in
         halfbyte.prompts.templates.TEMPLATES, whose stop strings then end answers to chats. tensor_parallel_size:
         processes that compute each token together, each on a GPU of its own (on a CPU they divide its threads), this
-        one and others that end with it. The rest: see EngineOptions.
+        one and others that end with it. gpu_memory_utilization: the share of a GPU's memory that all may take, where
+        kv_cache does not say it; it means nothing on a CPU. vllm: words of vLLM's that change no answer here (see
+        vllm_words). The rest: see EngineOptions.
         """
         del trust_remote_code
+        check_words(vllm)
+        check_utilization(gpu_memory_utilization, tensor_parallel_size)
         compute = compute_of(dtype, compute)
         options = EngineOptions(
             kv_cache=kv_cache,
@@ -109,6 +116,8 @@ class LLM:
                 deterministic=deterministic,
                 collective=None if ranks is None else ranks.group,
             )
+            if gpu_memory_utilization is not None and kv_cache is None:
+                options = replace(options, kv_cache=cache_of_utilization(gpu_memory_utilization, self.network.device))
             self.engine = Engine(self.network, tokenizer, context, options, ranks)
         except BaseException:
             if ranks is not None:
@@ -152,10 +161,22 @@ class LLM:
         *,
         priority: int | Sequence[int] = 0,
         adapter: str | None = None,
+        add_generation_prompt: bool = True,
+        tools: list[dict[str, Any]] | None = None,
+        chat_template: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation or several, through the model's chat template."""
-        read = [self.chat_prompt(c) for c in _conversations(messages)]
+        """Answer one conversation or several, through the model's chat template.
+
+        tools: as OpenAI declares them, for the template to show. chat_template: another one, in Jinja, for these.
+        chat_template_kwargs: what else it reads, such as enable_thinking.
+        """
+        tokenizer = _with_template(self.tokenizer, chat_template)
+        variables = {"add_generation_prompt": add_generation_prompt, "tools": tools, **(chat_template_kwargs or {})}
+        read = [_rendered(tokenizer, c, variables) for c in _conversations(messages)]
         params = [self._in_chat(p) for p in _one_each(sampling_params, len(read))]
+        stops = stops_of(chat_template)
+        params = [replace(p, stop=(*p.stop_strings, *stops)) for p in params] if stops else params
         return self._answer(read, params, use_tqdm, priority, adapter)
 
     def embed(
@@ -225,8 +246,7 @@ class LLM:
 
     def chat_prompt(self, messages: Conversation) -> ReadPrompt:
         """A conversation as the model's chat template writes it, ready for the answer."""
-        text = self.tokenizer.render_chat(messages)
-        return ReadPrompt(text, self.tokenizer.encode(text, add_special_tokens=False))  # the template has written them
+        return _rendered(self.tokenizer, messages, {})
 
     def _in_chat(self, params: SamplingParams) -> SamplingParams:
         return replace(params, stop=(*params.stop_strings, *self._chat_stops)) if self._chat_stops else params
@@ -255,7 +275,8 @@ class LLM:
                 seed = self._seed(p)
                 ids.append(self._local.add(prompt.token_ids, p, seed, priority=rank, adapter=adapter))
             for prompt, p, request_id in zip(prompts, params, ids, strict=True):
-                outputs.append(self._collect(request_id, Collector(prompt.text, prompt_of(prompt.token_ids, p), p)))
+                output = self._collect(request_id, Collector(prompt.text, prompt_of(prompt.token_ids, p), p))
+                outputs.append(replace(output, request_id=request_id))
                 advance()
         if len(outputs) == 1 and outputs[0].error is not None:
             raise outputs[0].error
@@ -303,9 +324,18 @@ def load_tokenizer(
     """The source's tokenizer, or that of another source, or the one at hand; with another chat template if asked."""
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = Tokenizer.from_source(source if tokenizer is None else open_source(tokenizer))
+    return _with_template(tokenizer, chat_template)
+
+
+def _with_template(tokenizer: Tokenizer, chat_template: str | None) -> Tokenizer:
     if chat_template is None:
         return tokenizer
     return tokenizer.with_chat_template(jinja_template(chat_template, adds_bos=tokenizer.adds_bos))
+
+
+def _rendered(tokenizer: Tokenizer, messages: Conversation, variables: dict[str, Any]) -> ReadPrompt:
+    text = tokenizer.render_chat(messages, **variables)
+    return ReadPrompt(text, tokenizer.encode(text, add_special_tokens=False))  # the template has written them
 
 
 def _check_quantization(quantization: str | None, checkpoint: Checkpoint) -> None:

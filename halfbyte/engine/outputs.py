@@ -81,6 +81,7 @@ class RequestOutput:
     error: HalfbyteError | None = None  # why it was not answered, or not to the end
     # of the prompt, found in the prefix cache; None: it was not begun. Two equal answers may differ in it.
     num_cached_tokens: int | None = field(default=None, compare=False)
+    request_id: str = field(default="", compare=False)
 
 
 @dataclass(slots=True)
@@ -91,9 +92,26 @@ class EmbeddingOutput:
     prompt_token_ids: list[int]
     embedding: torch.Tensor
 
+    @property
+    def outputs(self) -> Embedded:
+        """The same as vLLM has it."""
+        return Embedded(self.embedding.tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """An embedding as a list of numbers."""
+
+    embedding: list[float]
+
 
 @dataclass(slots=True)
 class ScoringOutput:
     """How alike two texts are: the cosine of the angle between their embeddings."""
 
     score: float
+
+    @property
+    def outputs(self) -> ScoringOutput:
+        """Where vLLM has the score."""
+        return self

@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from halfbyte.errors import RequestError
+from halfbyte.prompts.plain_schema import plain_schema
 
 CONSTRAINTS = ("json_schema", "regex", "choice", "grammar")
 GREEDY_BELOW = 1e-5  # a temperature under this is taken as 0, as vLLM does: dividing by it would overflow
@@ -181,7 +182,7 @@ def _schema_text(schema: Any) -> str:
         found = schema.model_json_schema() if hasattr(schema, "model_json_schema") else schema
         found = json.loads(found) if isinstance(found, str) else found
         if isinstance(found, dict | bool):
-            return json.dumps(found)
+            return json.dumps(plain_schema(found))
     except (ValueError, TypeError, RecursionError) as error:
         raise RequestError(f"json_schema is not JSON: {error}") from error
     raise _invalid("json_schema", schema, "a JSON schema: an object, its text, or a pydantic model")

@@ -46,7 +46,8 @@ class AutoAWQForCausalLM:
         fuse_layers: run halfbyte's own network, which is quicker; False runs transformers' network on our 4-bit
         linears. max_seq_len: most tokens of prompt and answer together (max_new_tokens is its name in the first
         AutoAWQ). safetensors: True or False insist on that kind of file. AutoAWQ's other options are known, and raise
-        ConfigError if they ask for anything. Without CUDA `tensor.cuda()` is made harmless: see `without_cuda`.
+        ConfigError if they ask for what is not so anyway. Without CUDA `tensor.cuda()` is made harmless: see
+        `without_cuda`.
         """
         refuse(others, "from_quantized")
         if max_seq_len is not None and max_new_tokens is not None:

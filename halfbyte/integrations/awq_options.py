@@ -1,4 +1,4 @@
-"""AutoAWQ's options: none is taken and then ignored. What has no meaning here raises and says what to do instead."""
+"""AutoAWQ's options: none that asks for something is ignored; what has no meaning here raises, with a way out."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from halfbyte.integrations.transformers import check_device_map
 if TYPE_CHECKING:
     from halfbyte.checkpoint.checkpoint import Checkpoint
 
-OUR_OWN_CODE = "every supported network is halfbyte's own code, so no repository's code is ever run"
 ON_CPU = "the model runs on the CPU as a whole"
 PICKS_ITSELF = "the kernels are chosen by the machine"
 
 # option of from_quantized and from_pretrained: why only its "off" is taken
 WITHOUT_MEANING = {
-    "trust_remote_code": OUR_OWN_CODE,
     "use_exllama": PICKS_ITSELF,
     "use_exllama_v2": PICKS_ITSELF,
     "use_ipex": PICKS_ITSELF,
     "use_qbits": PICKS_ITSELF,
     "max_memory": ON_CPU,
     "offload_folder": ON_CPU,
-    "batch_size": "batches of any size run, nothing is set aside for them",
     "quant_filename": "the folder's index says which files hold the weights",
     "download_kwargs": "a revision is written behind the Hub id, org/name@revision; the rest is huggingface_hub's own",
 }
+
+# What is so anyway: every network is halfbyte's own code and none of a repository's is run, whoever is trusted; batches
+# of any size run, and nothing is set aside for them.
+ANYWAY = frozenset({"trust_remote_code", "batch_size"})
 
 # option of quantize: (the values it may have, why no other)
 SEARCH_ALL = "the search tries it wherever it helps"
@@ -51,6 +52,8 @@ def refuse(options: dict[str, Any], caller: str) -> None:
     for name, value in options.items():
         if name == "device_map":
             check_device_map(value)
+        elif name in ANYWAY:
+            continue
         elif name not in WITHOUT_MEANING:
             raise ConfigError(f"{caller} has no option {name}")
         elif value is not None and value is not False and value != "":

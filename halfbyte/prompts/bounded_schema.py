@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from halfbyte.prompts.plain_schema import known_format
+from halfbyte.prompts.text_shape import has_shape, shaped
+
 Schema = dict[str, Any]
 
 MOST_ITEMS = 16  # of a list whose schema does not say
@@ -34,8 +37,10 @@ def bounded(schema: Schema, longest: int) -> Schema:
     if "array" in kinds:
         out["items"] = bounded(out.get("items", {}), longest)
         out.setdefault("maxItems", max(MOST_ITEMS, out.get("minItems", 0)))
-    if "string" in kinds and not any(key in out for key in ("enum", "const", "format", "pattern")):
-        out["maxLength"] = min(longest, out.get("maxLength", longest))
+    if "string" in kinds and "enum" not in out and "const" not in out:
+        out |= shaped(out, longest) if has_shape(out) else {"maxLength": min(longest, out.get("maxLength", longest))}
+        if not known_format(out.get("format")):
+            out.pop("format", None)
     if ("integer" in kinds or "number" in kinds) and "enum" not in out and "const" not in out:
         out.setdefault("maximum", LARGEST)
         out.setdefault("minimum", -LARGEST)

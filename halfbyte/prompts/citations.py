@@ -1,8 +1,6 @@
 """Answers to closed-context prompts: which sources they cite, and whether they may.
 
-An answer cites under `Source:` (`Sources:`, `Reference(s):` and the like are read too) with a block's `key: value`
-lines. A group ends at a blank line, unless a key of the prompt's metadata follows. Within a group a new citation begins
-with each pair that no block has together with those before it.
+Within a group of cited pairs a new citation begins with each pair that no block has together with those before it.
 """
 
 from __future__ import annotations
@@ -12,15 +10,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from halfbyte.prompts.position import Line, Span, Text
+from halfbyte.prompts.citation_reader import CitedGroup, ContextAnswer, Pair, normal, parse_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from halfbyte.prompts.context import ContextPrompt
+    from halfbyte.prompts.position import Span
 
-_HEADERS = ("source", "sources", "source(s)", "reference", "references", "reference(s)")
-_INLINE = re.compile(r"(?<=[\s(])(?:Sources?|Source\(s\)|References?|Reference\(s\)):(?=\s)")
 _WORD = re.compile(r"\w+")
 _COMMON = frozenset(
     _WORD.findall(
@@ -29,27 +26,7 @@ _COMMON = frozenset(
     )
 )
 
-LONGEST_KEY = 100  # of a citation that begins within a line
-
-Pair = tuple[str | None, str]  # a key and a value; no key: a value alone, as in `Source: https://web.site/123`
 Kind = Literal["unasked", "missing", "unknown", "mixed", "unused"]
-
-
-@dataclass(frozen=True, slots=True)
-class CitedGroup:
-    """What stands under one `Source:`, and the statement before it."""
-
-    pairs: tuple[Pair, ...]
-    statement: str
-    span: Span
-
-
-@dataclass(frozen=True, slots=True)
-class ContextAnswer:
-    """An answer taken apart: its text without citations, and the citations."""
-
-    text: str
-    groups: tuple[CitedGroup, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +70,6 @@ class CitationReport:
         return frozenset(i for citation in self.citations for i in citation.blocks)
 
 
-def parse_answer(prompt: ContextPrompt, answer: str) -> ContextAnswer:
-    """Take an answer apart. Every text is an answer: this raises nothing for a string."""
-    text = Text(answer)
-    return _Reader(prompt, text).read()
-
-
 def check_answer(prompt: ContextPrompt, answer: str | ContextAnswer) -> CitationReport:
     """Hold an answer's citations against its prompt."""
     parsed = parse_answer(prompt, answer) if isinstance(answer, str) else answer
@@ -110,95 +81,6 @@ def check_answer(prompt: ContextPrompt, answer: str | ContextAnswer) -> Citation
     return CitationReport(tuple(checker.citations), tuple(checker.problems))
 
 
-class _Reader:
-    def __init__(self, prompt: ContextPrompt, text: Text) -> None:
-        self.text = text
-        self.keys = {key for block in prompt.blocks for key, _ in block.metadata}
-        self.prose: list[str] = []
-        self.statement: list[str] = []
-        self.groups: list[CitedGroup] = []
-        self.pairs: list[Pair] = []
-        self.begun: int | None = None  # where the citation that is being read starts
-        self.end = 0
-
-    def read(self) -> ContextAnswer:
-        blank = False
-        for line in self.text.lines():
-            if self._header(line):
-                blank = False
-                continue
-            if self.begun is not None:
-                if not line.text.strip():
-                    blank = True
-                    continue
-                if self._pair_line(line, after_blank=blank):
-                    continue
-                self._close()
-            blank = False
-            self._say(line.text)
-        self._close()
-        return ContextAnswer("\n".join(self.prose).strip(), tuple(self.groups))
-
-    def _say(self, text: str) -> None:
-        self.prose.append(text)
-        self.statement.append(text)
-
-    def _header(self, line: Line) -> bool:
-        """Whether a citation begins in this line, with its first pairs."""
-        word, colon, rest = line.text.partition(":")
-        if colon and word.strip(" *_#>-\t").lower() in _HEADERS:
-            self._open(line, 0, rest.strip(" *_\t"))
-            return True
-        for found in _INLINE.finditer(line.text):
-            head = line.text[found.end() : found.end() + LONGEST_KEY].lstrip()  # cut, to stay linear
-            if head.split(":", 1)[0].rstrip() in self.keys:
-                rest = line.text[found.end() :].strip()
-                self._close()
-                self._say(line.text[: found.start()].rstrip(" ("))
-                self._open(line, found.start(), rest.removesuffix(")"))
-                return True
-        return False
-
-    def _open(self, line: Line, column: int, rest: str) -> None:
-        self._close()
-        self.begun, self.end = line.start + column, line.start + len(line.text)
-        if rest:
-            self.pairs += self._pairs_of(rest)
-
-    def _pair_line(self, line: Line, *, after_blank: bool) -> bool:
-        text = line.text.strip().lstrip("-*• \t").strip()
-        key, colon, value = text.partition(":")
-        shaped = bool(colon and key.strip()) and (not value or value[0].isspace())
-        if not (key.strip() in self.keys if after_blank else shaped or not self.pairs):
-            return False
-        self.pairs += self._pairs_of(text)
-        self.end = line.start + len(line.text)
-        return True
-
-    def _pairs_of(self, text: str) -> list[Pair]:
-        """The pairs of one line: usually one, several where words that are keys stand in the value."""
-        pairs: list[tuple[str | None, list[str]]] = []
-        key, colon, rest = text.partition(":")
-        if colon and key.strip() and (not rest or rest[0].isspace()):
-            pairs.append((key.strip(), []))
-            text = rest
-        else:
-            pairs.append((None, []))
-        for word in text.split():
-            if word.endswith(":") and word[:-1] in self.keys:
-                pairs.append((word[:-1], []))
-            else:
-                pairs[-1][1].append(word)
-        return [(k, " ".join(words)) for k, words in pairs if k or words]
-
-    def _close(self) -> None:
-        if self.begun is None:
-            return
-        statement = "\n".join(self.statement)
-        self.groups.append(CitedGroup(tuple(self.pairs), statement, self.text.span(self.begun, self.end)))
-        self.begun, self.pairs, self.statement = None, [], []
-
-
 class _Checker:
     def __init__(self, prompt: ContextPrompt) -> None:
         self.prompt = prompt
@@ -207,8 +89,8 @@ class _Checker:
         self.index: dict[Pair, set[int]] = defaultdict(set)
         for i, block in enumerate(prompt.blocks):
             for key, value in block.metadata:
-                self.index[key, _normal(value)].add(i)
-                self.index[None, _normal(value)].add(i)
+                self.index[key, normal(value)].add(i)
+                self.index[None, normal(value)].add(i)
         self.states: list[set[int]] = [set()]  # the first: nothing is cited yet
         self.steps: dict[tuple[int, Pair], int] = {}
         self.facts: dict[int, tuple[tuple[int, ...], set[str], int]] = {}
@@ -249,7 +131,7 @@ class _Checker:
         have = self._blocks(pair)
         if not have:
             return state
-        key = state, (pair[0], _normal(pair[1]))
+        key = state, (pair[0], normal(pair[1]))
         if key not in self.steps:
             self.steps[key] = len(self.states)
             self.states.append(self.states[state] & have if state else have)
@@ -261,7 +143,7 @@ class _Checker:
             state = self._next(state, pair)
         blocks, words, shortest = self._cited(state)
         unknown = tuple(pair for pair in pairs if not self._blocks(pair))
-        complete = bool(blocks) and shortest <= len({(key, _normal(value)) for key, value in pairs})
+        complete = bool(blocks) and shortest <= len({(key, normal(value)) for key, value in pairs})
         used = not said.isdisjoint(words)
         self.citations.append(Citation(tuple(pairs), blocks, unknown, complete, used, span))
         for key, value in unknown:
@@ -278,14 +160,10 @@ class _Checker:
         return self.facts[state]
 
     def _blocks(self, pair: Pair) -> set[int]:
-        return self.index.get((pair[0], _normal(pair[1])), set())
+        return self.index.get((pair[0], normal(pair[1])), set())
 
     def _problem(self, kind: Kind, message: str, span: Span) -> None:
         self.problems.append(CitationProblem(kind, message, span.line, span.column))
-
-
-def _normal(value: str) -> str:
-    return " ".join(value.split()).strip("<>\"'`")
 
 
 def _words(text: str) -> set[str]:

@@ -23,7 +23,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from halfbyte.errors import PromptError
-from halfbyte.prompts.citations import CitationReport, ContextAnswer, check_answer, parse_answer
+from halfbyte.prompts.citation_reader import ContextAnswer, parse_answer
+from halfbyte.prompts.citations import CitationReport, check_answer
 from halfbyte.prompts.position import Line, Span, Text
 
 _NAMES = "INPUT|CONTEXT|INSTRUCTION"

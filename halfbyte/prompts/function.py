@@ -11,8 +11,6 @@ from halfbyte.errors import PromptError
 from halfbyte.prompts.annotations import callable_schema, described
 from halfbyte.prompts.inline_refs import inline
 
-Declaration = "Function | Callable[..., Any] | type | Mapping[str, Any]"
-
 
 @dataclass(frozen=True, slots=True)
 class Function:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from halfbyte.errors import PromptError
 from halfbyte.prompts.bounded_schema import LONGEST_KEY, MOST_ITEMS
 from halfbyte.prompts.function_yaml import scalar
-from halfbyte.prompts.grammar import Alternative, Grammar, Number, Rule, Symbol, Text
+from halfbyte.prompts.grammar import Alternative, Grammar, Number, Rule, Shaped, Symbol, Text
 from halfbyte.prompts.number_ranges import BOUNDS, number_forms
+from halfbyte.prompts.text_shape import has_shape, shaped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +79,8 @@ class _Builder:
 
     def _typed(self, kind: str, schema: Schema, level: int) -> Symbol:
         if kind == "string":
-            return Text(schema.get("minLength", 0), min(self.max_string, schema.get("maxLength", self.max_string)))
+            length = Text(schema.get("minLength", 0), min(self.max_string, schema.get("maxLength", self.max_string)))
+            return Shaped(json.dumps(shaped(schema, self.max_string)), length) if has_shape(schema) else length
         if kind in ("integer", "number"):
             bounded = any(name in schema for name in BOUNDS)
             return Number(tuple(map(tuple, number_forms(kind, schema)))) if bounded else Rule(kind)

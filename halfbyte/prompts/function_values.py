@@ -1,9 +1,9 @@
 """Holds the parameters of a call against their JSON schema, and gives them as Python values.
 
 Checked: type, enum, const, anyOf and oneOf (one at least fits), properties, required, additionalProperties, items,
-bounds of numbers, and lengths. YAML's words without quotes are read as the schema wants them: where it wants a text,
-`no` is the text "no"; where it wants a boolean, false. Where it says nothing, they are JSON's words and numbers, and
-else text.
+bounds of numbers, lengths, patterns and formats. YAML's words without quotes are read as the schema wants them: where
+it wants a text, `no` is the text "no"; where it wants a boolean, false. Where it says nothing, they are JSON's words
+and numbers, and else text.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from halfbyte.errors import PromptError
+from halfbyte.prompts.text_shape import misshapen
 
 if TYPE_CHECKING:
     from halfbyte.prompts.position import Text
@@ -171,6 +172,9 @@ def _check_bounds(value: Any, schema: Schema, node: Node, text: Text, path: str)
     )
     if wrong:
         raise text.error(f"{path} is {_shown(node)}, out of its bounds", node.start)
+    problem = misshapen(value, schema) if isinstance(value, str) else None
+    if problem:
+        raise text.error(f"{path} is {_shown(node)}, which {problem}", node.start)
 
 
 def _shown(node: Node) -> str:

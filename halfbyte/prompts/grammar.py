@@ -22,13 +22,21 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Shaped:
+    """A JSON string of a pattern or format; `schema` is its JSON schema. GBNF bounds its length alone."""
+
+    schema: str
+    length: Text
+
+
+@dataclass(frozen=True, slots=True)
 class Number:
     """A number in one of these forms: see number_ranges."""
 
     forms: tuple[tuple[str, ...], ...]
 
 
-Symbol = str | Rule | Text | Number  # a str stands for itself
+Symbol = str | Rule | Text | Shaped | Number  # a str stands for itself
 Alternative = list[Symbol]
 
 _FOLDED = r"\x80-\x9F\u2028\u2029\uFEFF\uFFFE\uFFFF"  # in a YAML text not allowed, or a line break
@@ -58,10 +66,12 @@ class Grammar:
     def lark(self) -> str:
         """As Lark."""
         lengths: dict[Text, None] = {}
+        shapes: dict[Shaped, str] = {}
         lines = []
         for name, alternatives in self.rules.items():
-            written = " | ".join(_lark(alternative, lengths) for alternative in alternatives)
+            written = " | ".join(_lark(alternative, lengths, shapes) for alternative in alternatives)
             lines.append(f"{name}: {written}")
+        lines += [f"{name}: %json {shaped.schema}" for shaped, name in shapes.items()]
         lines += [f"{name.upper()}: {pattern}" for name, pattern in _LARK_TERMINALS.items()]
         character = rf'([^"\\\x00-\x1F\x7F{_FOLDED if self.yaml else ""}]|\\["\\\/bfnrt])'
         lines += [f'TEXT_{t.shortest}_{t.longest}: /"{character}{{{t.shortest},{t.longest}}}"/' for t in lengths]
@@ -81,12 +91,14 @@ class Grammar:
         return "\n".join(lines) + "\n"
 
 
-def _lark(alternative: Alternative, lengths: dict[Text, None]) -> str:
+def _lark(alternative: Alternative, lengths: dict[Text, None], shapes: dict[Shaped, str]) -> str:
     parts = []
     for symbol in _joined(alternative):
         if isinstance(symbol, Text):
             lengths[symbol] = None
             parts.append(f"TEXT_{symbol.shortest}_{symbol.longest}")
+        elif isinstance(symbol, Shaped):
+            parts.append(shapes.setdefault(symbol, f"shaped{len(shapes)}"))
         elif isinstance(symbol, Number):
             parts.append("/" + "|".join("".join(form).replace(".", r"\.") for form in symbol.forms) + "/")
         elif isinstance(symbol, Rule):
@@ -98,7 +110,7 @@ def _lark(alternative: Alternative, lengths: dict[Text, None]) -> str:
 
 def _gbnf(alternative: Alternative, lengths: dict[Text, None]) -> str:
     parts = []
-    for symbol in _joined(alternative):
+    for symbol in (s.length if isinstance(s, Shaped) else s for s in _joined(alternative)):
         if isinstance(symbol, Text):
             lengths[symbol] = None
             parts.append(f"text-{symbol.shortest}-{symbol.longest}")

@@ -26,6 +26,7 @@ def _due(key: str, value: Any) -> str | None:
     checks = {
         "type": (_is_type, f"one of {', '.join(TYPES)}, or a list of them"),
         "enum": (lambda v: isinstance(v, list | tuple) and bool(v), "a list of values"),
+        "pattern": (lambda v: isinstance(v, str), "a regular expression"),
         "required": (_are_names, "a list of names"),
         **dict.fromkeys(_NUMBERS, (_is_number, "a number")),
         **dict.fromkeys(_COUNTS, (_is_count, "a whole number from 0")),

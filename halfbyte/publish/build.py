@@ -74,14 +74,6 @@ def gather(recipe: Recipe, source: Source) -> Facts:
     base = recipe.base_model or (recipe.source.partition("@")[0] if _HUB_ID.fullmatch(recipe.source) else None)
     if base is not None and not _HUB_ID.fullmatch(base):
         raise PublishError(f"base_model: {base!r} is not a Hub id such as org/name")
-    template = recipe.prompt_template
-    if template is None:
-        try:
-            template = prompt_template(Tokenizer.from_source(source))
-        except TokenizerError:
-            template = None
-    elif "{prompt}" not in template:
-        raise PublishError("prompt_template: must hold {prompt}, where the user's words go")
     datasets = front.get("datasets")
     creator = recipe.creator or front.get("model_creator")
     return Facts(
@@ -90,13 +82,38 @@ def gather(recipe: Recipe, source: Source) -> Facts:
         base_model=base,
         creator=None if creator is None else str(creator),
         creator_link=recipe.creator_link or (f"https://huggingface.co/{base.split('/')[0]}" if base else None),
-        prompt_template=template,
+        prompt_template=_template(recipe, source),
         licences=licences_of(front, recipe.licences),
         licence_files=sorted(licence_files(source)),
         datasets=recipe.datasets or (tuple(datasets) if isinstance(datasets, list) else ()),
         original_card=original,
         language=front.get("language"),
     )
+
+
+def _template(recipe: Recipe, source: Source) -> str | None:
+    """The recipe's template, which may not contradict the chat template that every server renders; else that one."""
+    try:
+        rendered = prompt_template(Tokenizer.from_source(source))
+    except TokenizerError:
+        rendered = None
+    own = recipe.prompt_template
+    if own is None:
+        return rendered
+    if "{prompt}" not in own:
+        raise PublishError("prompt_template: must hold {prompt}, where the user's words go")
+    if rendered is not None and not same_template(own, rendered):
+        raise PublishError(
+            f"prompt_template: is {own!r:.80}, but the chat template of {source.spec} gives {rendered!r:.80}, as "
+            "every server of it will; leave it out of the recipe, or change chat_template in the source's "
+            "tokenizer_config.json"
+        )
+    return own
+
+
+def same_template(one: str, other: str) -> bool:
+    """Whether two templates are the same; YAML may have dropped what is blank at their ends."""
+    return one.strip() == other.strip()
 
 
 def folder_of(out: Path, repository: Repository, branch: str) -> Path:

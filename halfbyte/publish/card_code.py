@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from halfbyte.publish.snippets import (
     AUTOAWQ,
+    DEQUANTIZED,
     HALFBYTE,
     LLAMA_CPP,
     LLAMA_CPP_PYTHON,
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 INSTALL = 'pip3 install "halfbyte[transformers]"'
 _METHODS = {"awq": "awq", "gptq": "gptq", "compressed-tensors": "compressed-tensors"}
+_TRANSFORMERS_SETUP = {  # further imports, and arguments of from_pretrained
+    "awq": ("\n\nimport halfbyte.integrations.transformers  # runs AWQ without a GPU", ""),
+    "compressed-tensors": (", CompressedTensorsConfig", f", quantization_config={DEQUANTIZED}"),
+}
 
 
 def code_sections(repository: Repository, results: Sequence[MemberResult], template: str | None) -> list[str]:
@@ -56,11 +61,13 @@ def halfbyte_code(repository: Repository, place: str | None = None) -> str:
 
 def transformers_code(repository: Repository, template: str | None, place: str | None = None, tokens: int = 512) -> str:
     """The example for transformers."""
-    setup = (
-        "\n\nimport halfbyte.integrations.transformers  # runs AWQ without a GPU" if repository.kind == "awq" else ""
-    )
+    setup, options = _TRANSFORMERS_SETUP.get(repository.kind, ("", ""))
     return TRANSFORMERS.format(
-        place=place or repository.repo, template=_in_f_string(template or "{prompt}"), setup=setup, tokens=tokens
+        place=place or repository.repo,
+        template=_in_f_string(template or "{prompt}"),
+        setup=setup,
+        options=options,
+        tokens=tokens,
     )
 
 

@@ -12,7 +12,7 @@ from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.engine.llm import LLM
 from halfbyte.engine.sampling_params import SamplingParams
 from halfbyte.errors import HalfbyteError, PublishError
-from halfbyte.publish.build import CHECKSUMS, sha256
+from halfbyte.publish.build import CHECKSUMS, same_template, sha256
 from halfbyte.publish.card import check_front_matter
 from halfbyte.publish.measure import PROMPT
 from halfbyte.quantize.card import prompt_template
@@ -98,7 +98,7 @@ def _check_template(folder: Path, place: Path) -> str:
     rendered = prompt_template(Tokenizer.from_source(open_source(place)))
     card = folder / "README.md"
     said = check_front_matter(card.read_text("utf-8")).get("prompt_template") if card.is_file() else None
-    if said is not None and rendered is not None and str(said).strip() != rendered.strip():
+    if said is not None and rendered is not None and not same_template(str(said), rendered):
         raise PublishError(
             f"{card}: prompt_template is {str(said)!r:.80}, but the template of {place.name} gives {rendered!r:.80}"
         )

@@ -15,6 +15,7 @@ from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.evaluate.perplexity import Perplexity, cut_windows, measure, read_text, tokenize
 from halfbyte.models.loader import load_network
 from halfbyte.publish.result import Memory, Tried
+from halfbyte.publish.snippets import DEQUANTIZED
 
 if TYPE_CHECKING:
     from halfbyte.publish.recipe import Evaluation
@@ -37,12 +38,14 @@ import importlib.util, os
 if importlib.util.find_spec("gptqmodel"):  # with fewer cores than this, version 7.7.0 cannot be imported
     cores = max(os.cpu_count() or 1, 8)
     os.cpu_count = lambda: cores
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig
 import halfbyte.integrations.transformers
-tokenizer, model = AutoTokenizer.from_pretrained(place), AutoModelForCausalLM.from_pretrained(place)
+method = getattr(AutoConfig.from_pretrained(place), "quantization_config", {}).get("quant_method")
+options = {"quantization_config": DEQUANTIZED} if method == "compressed-tensors" else {}
+tokenizer, model = AutoTokenizer.from_pretrained(place), AutoModelForCausalLM.from_pretrained(place, **options)
 ids = tokenizer(prompt, return_tensors="pt")
 text = tokenizer.decode(model.generate(**ids, max_new_tokens=8, do_sample=False)[0][ids.input_ids.shape[1]:])
-""",
+""".replace("DEQUANTIZED", DEQUANTIZED),
 }
 _REPORT = """
 import json, resource, sys

@@ -43,7 +43,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer{setup}
 
 place = "{place}"
 tokenizer = AutoTokenizer.from_pretrained(place)
-model = AutoModelForCausalLM.from_pretrained(place, device_map="auto")
+model = AutoModelForCausalLM.from_pretrained(place, device_map="auto"{options})
 
 prompt = "Tell me about AI"
 prompt_template = f"""{template}"""
@@ -67,6 +67,9 @@ pipe = pipeline(
 )
 print(pipe(prompt_template)[0]["generated_text"])
 '''
+
+# compressed-tensors 0.20.1 has no room for packed zero points in a model that it leaves compressed
+DEQUANTIZED = "CompressedTensorsConfig(dequantize=True)"
 
 AUTOAWQ = '''\
 from transformers import AutoTokenizer

@@ -28,11 +28,6 @@ class CalibrationData:
     texts: int  # packed one behind the other
     text_tokens: int  # in all of them
 
-    @property
-    def used_tokens(self) -> int:
-        """Of the text, those in samples."""
-        return int(self.tokens.numel())
-
 
 def calibration_texts(calib: str, tokenizer: Tokenizer) -> list[str]:
     """The texts that `--calib` names. Raises QuantizeError if they cannot be had."""

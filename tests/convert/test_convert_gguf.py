@@ -148,6 +148,26 @@ def test_rope_scaling(tmp_path, rope):
     assert again.factor == pytest.approx(rope["factor"], rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("family", "slides"),
+    [
+        ("qwen2", {"max_window_layers": 1}),
+        ("qwen3", {"max_window_layers": 0}),
+        ("qwen2", {"layer_types": ["sliding_attention", "full_attention"]}),
+        ("mistral", {}),
+        ("mistral", {"layer_types": ["full_attention", "sliding_attention"]}),
+    ],
+)
+def test_windows_of_some_layers_come_back(tmp_path, family, slides):
+    source = write_tiny(tmp_path / "in", family, use_sliding_window=True, sliding_window=7, **slides)
+    file, folder = tmp_path / "out.gguf", tmp_path / "again"
+    convert(source, file, "gguf:F32")
+    convert(file, folder, "fp16")
+    before, between, after = (Checkpoint(open_source(path)).config for path in (source, file, folder))
+    assert before.sliding_windows == between.sliding_windows == after.sliding_windows
+    assert 7 in after.sliding_windows
+
+
 def test_what_llama_cpp_does_not_do_is_told(tmp_path):
     source = write_tiny(tmp_path / "in", "mistral", sliding_window=64)
     report = convert(source, tmp_path / "out.gguf", "gguf:F16")

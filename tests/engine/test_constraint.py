@@ -53,6 +53,20 @@ def test_json_schema(llm, schema):
         assert output.finish_reason == "stop"
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False},
+        {"$defs": {"b": {"items": {"type": "boolean"}, "maxItems": 2}}, "required": ["ok"], "additionalProperties": False,
+         "properties": {"ok": {"anyOf": [{"$ref": "#/$defs/b"}, {"type": "boolean"}]}}},
+    ],
+)  # fmt: skip
+def test_a_schema_of_an_object_that_does_not_say_so(llm, schema):
+    for output in answers(llm, json_schema=schema):
+        value = json.loads(output.text)["ok"]
+        assert isinstance(value, bool) or all(isinstance(item, bool) for item in value)
+
+
 def test_a_pydantic_model(llm):
     for output in answers(llm, json_schema=Point):
         if output.finish_reason == "stop":
@@ -232,6 +246,33 @@ def test_an_invalid_call_cannot_be_sampled(llm, form, max_calls):
                 prompt.parse(output.text)
                 whole += 1
     assert whole > 10
+
+
+SHAPED = {
+    "code": {"type": "string", "pattern": "^[A-Z]{3}$"},
+    "day": {"type": "string", "format": "date"},
+    "id": {"type": "string", "format": "uuid"},
+    "word": {"type": "string", "format": "password", "maxLength": 3},  # a remark: no grammar knows it
+}
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_texts_keep_their_shape(llm, form):
+    prompt = FunctionPrompt([{"name": "f", "parameters": {"properties": SHAPED, "required": [*SHAPED]}}], form)
+    constraints = [{"grammar": prompt.grammar().lark()}]
+    constraints += [{"json_schema": prompt.json_schema()}] * (form == "json")
+    shapes = {"code": "[A-Z]{3}", "day": r"\d{4}-\d\d-\d\d", "id": "[0-9a-fA-F-]{36}", "word": "(?s:.{0,3})"}
+    for constraint in constraints:
+        for output in answers(llm, max_tokens=255, **constraint):
+            for call in prompt.parse(output.text):
+                assert all(re.fullmatch(shapes[name], text) for name, text in call.params.items())
+
+
+def test_a_format_that_nobody_knows_is_a_remark(llm):
+    word = {"type": "string", "format": "password", "maxLength": 3}
+    for output in answers(llm, json_schema={"properties": {"word": word}, "required": ["word"]}):
+        if output.finish_reason == "stop":
+            assert len(json.loads(output.text)["word"]) <= 3
 
 
 def sized(a: float, b: int, c: dict[str, float]) -> None:

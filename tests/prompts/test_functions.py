@@ -426,6 +426,22 @@ def test_a_null_that_the_grammar_writes_is_read_as_one():
     assert call.params == {"a": 1, "note": None}
 
 
+@pytest.mark.parametrize(
+    ("schema", "good", "bad", "says"),
+    [
+        ({"pattern": "^[A-Z]+$"}, "ABC", "abc", r"params\.x is 'abc', which does not match '\^\[A-Z\]\+\$'"),
+        ({"format": "date"}, "2024-02-29", "2023-02-29", "which is no date"),
+        ({"format": "ipv4"}, "127.0.0.1", "127.0.0.256", "which is no ipv4"),
+        ({"format": "date-time"}, "2024-02-29T10:00:00Z", "now", "which is no date-time"),
+    ],
+)
+def test_a_texts_shape_is_checked(schema, good, bad, says):
+    prompt = FunctionPrompt([{"name": "f", "parameters": {"properties": {"x": {"type": "string", **schema}}}}])
+    assert prompt.parse(json.dumps({"function": "f", "params": {"x": good}}))[0].params == {"x": good}
+    with pytest.raises(PromptError, match=says):
+        prompt.parse(json.dumps({"function": "f", "params": {"x": bad}}))
+
+
 @pytest.mark.parametrize("form", ["json", "yaml"])
 def test_half_a_character_is_refused(form):
     """Nobody could write it to a file or send it on."""

@@ -24,6 +24,8 @@ CASES = {
     "sources": (CITED.check, "a\nSource:\ndate: 1\nn: 7\n\n"),
     "shared source": (CITED.check, "Source: date: 1\n"),
     "headers": (CITED.check, " Source: date"),
+    "sources in brackets": (CITED.check, "(Source: date: 1 "),
+    "sources and prose": (CITED.check, "Source: date: 1 said (Source: 1). "),
     "json": (JSON, '{"function": "f", "params": {"x": "y"}} '),
     "json open": (JSON, '{"a": '),
     "json quotes": (JSON, '{"'),

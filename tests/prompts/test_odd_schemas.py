@@ -32,6 +32,8 @@ def keywords(schema):
         "maxItems",
         "description",
         "required",
+        "pattern",
+        "format",
         "$ref",
     )
     nested = ("items", "additionalProperties")
@@ -77,6 +79,7 @@ def test_any_schema(schema, form):
     [
         ("type", "text"), ("type", 5), ("type", []), ("enum", "a"), ("enum", []), ("required", "a"), ("required", [1]),
         ("minimum", "3"), ("maximum", True), ("exclusiveMinimum", float("nan")), ("minLength", -1), ("maxItems", 1.5),
+        ("pattern", 5),
     ],
 )  # fmt: skip
 def test_the_keyword_is_named(keyword, value):

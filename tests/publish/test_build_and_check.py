@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,12 +11,15 @@ import yaml
 from small_tokenizers import byte_level_files
 from tiny_checkpoints import LLAMA, random_tensors, write_model
 
+from halfbyte.checkpoint.open import open_source
+from halfbyte.convert import ConvertOptions, convert
 from halfbyte.errors import OutputError, PublishError
 from halfbyte.publish import build, check
 from halfbyte.publish import measure as measuring
+from halfbyte.publish.build import gather
 from halfbyte.publish.card import check_front_matter
 from halfbyte.publish.card_code import autoawq_code, halfbyte_code, transformers_code
-from halfbyte.publish.recipe import parse_recipe
+from halfbyte.publish.recipe import Member, Repository, parse_recipe
 
 NOTES = {
     "LICENSE.txt": b"own terms",
@@ -117,6 +121,18 @@ def test_the_cards_code_runs_on_what_was_built(built, source, capsys):
     assert "Tell me about AI" in capsys.readouterr().out
 
 
+def test_compressed_tensors_in_transformers(source, tmp_path, capsys):
+    """As its card says, and as the card's table of programs is measured."""
+    pytest.importorskip("compressed_tensors")
+    out = tmp_path / "ct"
+    convert(str(source), out, "compressed-tensors:4bit-32g", ConvertOptions(samples=2, seq_len=64))
+    repository = Repository("me/tiny-ct", (Member("compressed-tensors:4bit-32g"),))
+    code = transformers_code(repository, None, str(out), tokens=4).replace(', device_map="auto"', "")
+    exec(compile(code, "card", "exec"), {})
+    assert capsys.readouterr().out.count("Tell me about AI") == 2
+    assert measuring._run("transformers", out) is not None
+
+
 @pytest.mark.parametrize("name", ["tiny-AWQ", "tiny-GGUF", "tiny-fp16@half"])
 def test_what_was_built_is_in_order(built, name):
     findings = check(built[name])
@@ -174,3 +190,12 @@ def test_a_model_without_a_licence_is_not_published(source, tmp_path):
     with pytest.raises(PublishError, match="under which licence"):
         build(recipe(folder, "x"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_template_that_contradicts_the_chat_template_is_not_published(source, tmp_path):
+    wanted = recipe(source, "x")
+    with pytest.raises(PublishError, match=r"prompt_template: is 'Q: \{prompt\} A:', but the chat template of"):
+        build(replace(wanted, prompt_template="Q: {prompt} A:"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    rendered = gather(wanted, open_source(source)).prompt_template
+    assert gather(replace(wanted, prompt_template=rendered.rstrip()), open_source(source)).prompt_template

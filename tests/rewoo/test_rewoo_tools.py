@@ -132,7 +132,7 @@ def test_links_of_a_megabyte():
     [
         ("(3 + 4) * 2 ** 5", "224"), ("17/100*2340", "397.8"), ("2^10", "1024"), ("1,234,567 + 1", "1234568"), ("sqrt(2)*sqrt(2) - 2", None),
         ("-(-3)", "3"), ("10 // 3 + 10 % 3", "4"), ("max(1, min(5, 3))", "3"), ("6 × 7 =", "42"), ("round(pi, 2)", "3.14"), ("4/2", "2"),
-        ("round(5, -999999999)", "0"), ("1e3", "1000"),
+        ("round(5, -999999999)", "0"), ("1e3", "1000"), ("17% of 2,340", "397.8"), ("200 * 15 %", "30"), ("(10%) + 1", "1.1"), ("17 % 5", "2"),
     ],
 )  # fmt: skip
 def test_calculations(expression, value):
@@ -151,6 +151,11 @@ def test_calculations(expression, value):
 def test_what_is_not_calculated(expression):
     with pytest.raises(ToolError):
         evaluate(expression)
+
+
+def test_words_beside_the_numbers():
+    with pytest.raises(ToolError, match="'3 apples' cannot be calculated: only numbers, "):
+        evaluate("3 apples")
 
 
 @settings(max_examples=200, deadline=1000)

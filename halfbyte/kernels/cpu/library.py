@@ -13,7 +13,7 @@ import torch
 from halfbyte.kernels.cpu.build import instruction_set, library_path
 
 log = logging.getLogger(__name__)
-KEYS, MAX_HEAD, MAX_GROUP = 16, 256, 64  # attention.h: keys a step; the widest head, the most that share their keys
+KEYS, MAX_HEAD = 16, 256  # attention.h: keys a step; the widest head
 IDLE_MICROSECONDS = 1000  # how long the workers wait for more before they sleep
 
 

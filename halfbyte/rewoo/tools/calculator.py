@@ -37,6 +37,9 @@ FUNCTIONS: dict[str, Callable[..., Number]] = {
     "log10": math.log10, "log2": math.log2, "max": max, "min": min, "round": _round, "sin": math.sin,
     "sqrt": math.sqrt, "tan": math.tan,
 }  # fmt: skip
+_KNOWS = "only numbers, + - * / // % **, brackets and known functions"
+_PERCENT_OF = re.compile(r"([0-9][0-9.]{0,30})[ ]?%[ ]of\b")
+_PERCENT = re.compile(r"([0-9][0-9.]{0,30})[ ]?%(?=[ ]*(?:[)*]|$))")  # elsewhere it is the rest of a division
 CONSTANTS = {"pi": math.pi, "e": math.e}
 
 
@@ -53,12 +56,16 @@ async def calculator(expression: str) -> str:
 def evaluate(expression: str) -> Number:
     """The value of an expression. Raises ToolError if it is none, or too large."""
     text = re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", expression.strip().rstrip("=?. "))
+    text = _PERCENT_OF.sub(r"(\1/100)*", text)
+    text = _PERCENT.sub(r"(\1/100)", text)
     text = text.replace("^", "**").replace("×", "*").replace("÷", "/").replace("−", "-").lstrip("$€£ ")
     if len(text) > LONGEST:
         raise ToolError(f"the expression is longer than {LONGEST} characters")
     try:
         return _value(ast.parse(text, mode="eval").body)
-    except (SyntaxError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as e:
+    except SyntaxError:
+        raise ToolError(f"{expression.strip()!r:.80} cannot be calculated: {_KNOWS}") from None
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as e:
         raise ToolError(f"{expression.strip()!r:.80} cannot be calculated: {e}") from None
     except ZeroDivisionError:
         raise ToolError(f"{expression.strip()!r:.80} divides by zero") from None
@@ -91,7 +98,7 @@ def _compute(node: ast.expr) -> Number:
             return OPERATORS[type(op)](_value(left), _value(right))
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
             return FUNCTIONS[name](*(_value(a) for a in arguments))
-    raise ValueError("only numbers, + - * / // % **, brackets and known functions")
+    raise ValueError(_KNOWS)
 
 
 def _power(base: Number, exponent: Number) -> Number:

@@ -18,15 +18,21 @@ MOST_ANSWERS = 128  # OpenAI's bound for n
 MOST_LOGPROBS = 20
 MOST_STOPS = 64
 TokenId = Annotated[int, Field(ge=0)]
-# Fields of vLLM's that would change an answer: what they may be, since nothing else is done here, and what does it.
-ONLY_AS = {
+# Fields of other servers that would change an answer: what they may be, since nothing else is done here, and why.
+ONLY_AS: dict[str, tuple[Any, str]] = {
     "use_beam_search": (False, "answers are sampled"),
     "length_penalty": (1, "it weighs beams, and answers are sampled"),
     "prompt_logprobs": (None, "/v1/completions tells them with echo and logprobs"),
+    "logits_processors": ([], "a server runs no code of its clients; logit_bias and structured_outputs may serve"),
+    "mirostat": (0, "it is llama.cpp's; top_k, top_p and min_p are there"),
+    "tfs_z": (1, "it is llama.cpp's; top_k, top_p and min_p are there"),
+    "dry_multiplier": (0, "repetition_penalty, frequency_penalty and presence_penalty are there"),
+    "xtc_probability": (0, "top_k, top_p and min_p are there"),
 }
 ONLY_AS_IN_CHATS = {
     "echo": (False, "it belongs to /v1/completions"),
     "best_of": (1, "it belongs to /v1/completions"),
+    "web_search_options": (None, "nothing is searched for"),
     "documents": (None, "chat_template_kwargs may hold what the template reads"),
 }
 Stops = str | Annotated[list[str], Field(max_length=MOST_STOPS)]
