@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from halfbyte.checkpoint.size import awq_size, linear_weight_count
+from halfbyte.checkpoint.size import linear_weight_count
 from halfbyte.errors import QuantizeError
 from halfbyte.quantize.awq_search import SEARCH_ROWS
 from halfbyte.quantize.block import modules
@@ -59,8 +59,12 @@ def make_plan(
     options: QuantizeOptions,
     device: torch.device,
     notes: list[str],
+    out_bytes: int,
 ) -> Plan:
-    """Estimate a run over that many samples. Raises QuantizeError for what cannot fit, naming what would."""
+    """Estimate a run over that many samples. Raises QuantizeError for what cannot fit, naming what would.
+
+    out_bytes: what the weight files take of the disk.
+    """
     config = checkpoint.config
     tokens = samples * options.seq_len
     heads, mlp, width = config.num_heads * config.head_dim, config.intermediate_size, config.hidden_size
@@ -72,10 +76,9 @@ def make_plan(
     budget = limit - least
     fits = min(streams, budget)
     state = 4 * tokens * 2 * width
-    out = awq_size(config, group_size if group_size > 0 else width)
-    tuned = 24 * _scales(config, group_size) if RECIPES[options.effort].tune else 0  # a pass's, and the next one's
+    tuned = 26 * _scales(config, group_size) if RECIPES[options.effort].tune else 0  # a pass's, the next one's, learnt
     return Plan(
-        group_size, config.num_layers, least + fits, streams - fits, out + tuned + 2 * state + streams - fits,
+        group_size, config.num_layers, least + fits, streams - fits, out_bytes + tuned + 2 * state + streams - fits,
         _seconds(config, tokens, options, device), tuple(notes), budget,
     )  # fmt: skip
 
