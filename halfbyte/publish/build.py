@@ -74,14 +74,6 @@ def gather(recipe: Recipe, source: Source) -> Facts:
     base = recipe.base_model or (recipe.source.partition("@")[0] if _HUB_ID.fullmatch(recipe.source) else None)
     if base is not None and not _HUB_ID.fullmatch(base):
         raise PublishError(f"base_model: {base!r} is not a Hub id such as org/name")
-    template = recipe.prompt_template
-    if template is None:
-        try:
-            template = prompt_template(Tokenizer.from_source(source))
-        except TokenizerError:
-            template = None
-    elif "{prompt}" not in template:
-        raise PublishError("prompt_template: must hold {prompt}, where the user's words go")
     datasets = front.get("datasets")
     creator = recipe.creator or front.get("model_creator")
     return Facts(
@@ -90,13 +82,32 @@ def gather(recipe: Recipe, source: Source) -> Facts:
         base_model=base,
         creator=None if creator is None else str(creator),
         creator_link=recipe.creator_link or (f"https://huggingface.co/{base.split('/')[0]}" if base else None),
-        prompt_template=template,
+        prompt_template=_template(recipe, source),
         licences=licences_of(front, recipe.licences),
         licence_files=sorted(licence_files(source)),
         datasets=recipe.datasets or (tuple(datasets) if isinstance(datasets, list) else ()),
         original_card=original,
         language=front.get("language"),
     )
+
+
+def _template(recipe: Recipe, source: Source) -> str | None:
+    """The recipe's, or what the source's tokenizer renders. Raises PublishError where both are there and differ."""
+    try:
+        rendered = prompt_template(Tokenizer.from_source(source))
+    except TokenizerError:
+        rendered = None
+    given = recipe.prompt_template
+    if given is None:
+        return rendered
+    if "{prompt}" not in given:
+        raise PublishError("prompt_template: must hold {prompt}, where the user's words go")
+    if rendered is not None and given.strip() != rendered.strip():  # `publish check` would find it, after all the work
+        raise PublishError(
+            f"prompt_template: is {given!r:.120}, but the chat template of {source.spec} gives {rendered!r:.120}; "
+            "leave the field out, or put the right template into the source's tokenizer_config.json"
+        )
+    return given
 
 
 def folder_of(out: Path, repository: Repository, branch: str) -> Path:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
@@ -173,4 +174,11 @@ def test_a_model_without_a_licence_is_not_published(source, tmp_path):
     (folder / "README.md").write_text("No front matter.")
     with pytest.raises(PublishError, match="under which licence"):
         build(recipe(folder, "x"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_template_that_is_not_the_models_is_refused_before_anything_is_made(source, tmp_path):
+    wanted = recipe(source, tmp_path / "text.txt")
+    with pytest.raises(PublishError, match=r"prompt_template: is 'Q: \{prompt\} A:', but the chat template of"):
+        build(replace(wanted, prompt_template="Q: {prompt} A:"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
