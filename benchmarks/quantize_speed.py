@@ -117,7 +117,7 @@ class Stages(Silent):
             (block_quantizer, "search_scale", "scales"),
             (block_quantizer, "search_ranges", "clipping"),
             (block_quantizer, "followed", "following"),
-            (block_quantizer, "add_products", "following: D"),
+            (block_quantizer.BlockQuantizer, "_difference", "following: D"),
             (block_quantizer, "ColumnRounding", "factors"),
             (block_quantizer.ColumnRounding, "round", "rounding"),
             (block_quantizer.Stream, "attend", "forward"),

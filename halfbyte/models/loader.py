@@ -90,6 +90,23 @@ def load_network(
     return network
 
 
+def exact_network(checkpoint: Checkpoint) -> Network:
+    """`load_network` with compute="float32", for whole sequences only: then on a GPU too, if there is one."""
+    if not torch.cuda.is_available():
+        return load_network(checkpoint, "float32")
+    place = torch.device("cuda")
+    checkpoint = checkpoint.for_running(place)
+    head = EMBEDDING if checkpoint.config.tie_word_embeddings else "lm_head.weight"
+    return Network(
+        checkpoint.config,
+        checkpoint.tensor(EMBEDDING).to(place),
+        read_blocks(checkpoint, takes_order=True),
+        checkpoint.tensor("model.norm.weight").to(place),
+        checkpoint.tensor(head).to(place),
+        ReferenceKernels(),
+    )
+
+
 def pick_device(wanted: str, compute: Compute) -> torch.device:
     """See load_network."""
     if wanted not in ("auto", "cpu", "cuda"):

@@ -266,6 +266,7 @@ class _Run:
                 self.progress.block(layer + 1, self.layers)
             if saved is not None:
                 saved.result()
+        store.release()
         self.held_out = self._measure()
 
     def _save(

@@ -15,7 +15,7 @@ from halfbyte.quantize.block import modules
 from halfbyte.quantize.block_quantizer import ON_A_GPU, ROUNDED_AT_ONCE
 from halfbyte.quantize.effort import RECIPES
 from halfbyte.quantize.follow import ROWS as FOLLOWED_ROWS
-from halfbyte.quantize.held_out import MOST_LOGITS
+from halfbyte.quantize.held_out import most_logits
 from halfbyte.quantize.machine import free_memory
 from halfbyte.quantize.options import Effort
 from halfbyte.quantize.product import product
@@ -115,9 +115,9 @@ def _least_memory(
 ) -> int:
     """Of a run whose activations all lie in a file: what its hungriest part takes."""
     config = checkpoint.config
-    parts = [_quantizing(checkpoint, tokens, RECIPES[options.effort], device), _measuring(config, tokens)]
+    parts = [_quantizing(checkpoint, tokens, RECIPES[options.effort], device), _measuring(config, tokens, device)]
     if RECIPES[options.effort].tune:
-        parts.append(_tuning(config, group_size, tokens))
+        parts.append(_tuning(config, group_size, tokens, device))
     return int(max(parts) * MARGIN) + (PROGRAM if device.type == "cpu" else 0)
 
 
@@ -141,17 +141,17 @@ def _quantizing(checkpoint: Checkpoint, tokens: int, recipe: Recipe, device: tor
     return weights + max(hungriest, passing)
 
 
-def _measuring(config: ModelConfig, tokens: int) -> int:
+def _measuring(config: ModelConfig, tokens: int, device: torch.device) -> int:
     """The head, as stored and in float32, and a few rows of logits."""
-    return 6 * config.vocab_size * config.hidden_size + 24 * min(MOST_LOGITS, tokens * config.vocab_size)
+    return 6 * config.vocab_size * config.hidden_size + 24 * min(most_logits(device.type), tokens * config.vocab_size)
 
 
-def _tuning(config: ModelConfig, group_size: int, tokens: int) -> int:
+def _tuning(config: ModelConfig, group_size: int, tokens: int, device: torch.device) -> int:
     """All scales four times over, a hidden state a block, and one block forward and backward."""
     mlp, width, block = config.intermediate_size, config.hidden_size, _block_weights(config)
     scales = _scales(config, group_size)
     hidden = 4 * min(BATCH_TOKENS, tokens) * (config.num_layers * width + 8 * width + 8 * mlp)
-    return 20 * scales + hidden + 17 * block + _measuring(config, tokens)
+    return 20 * scales + hidden + 17 * block + _measuring(config, tokens, device)
 
 
 def _scales(config: ModelConfig, group_size: int) -> int:
