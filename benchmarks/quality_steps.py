@@ -5,7 +5,7 @@
 
 A trial has a method (default), passes of tuning (those of the method), and constants of halfbyte.quantize's modules.
 The texts, and what the calibration text has left over, go through both streams as held-out samples, in windows as long
-as the calibration's. A JSON line a trial: perplexity and KL(reference || quantized) by text, the reference's perplexity.
+as the calibration's. A JSON line a trial: by text, perplexity, KL(reference || quantized), the reference's perplexity.
 Choose by this, and never on the text that a result is told of.
 """
 

@@ -53,8 +53,9 @@ def keep_reference(
         part.replace(path)
     tied = checkpoint.config.tie_word_embeddings
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    head = checkpoint.tensor("model.embed_tokens.weight" if tied else "lm_head.weight").to(device)
-    return KeptReference(checkpoint.config, load_file(path)["hidden"], ReferenceKernels().head(head), device)
+    head = checkpoint.tensor("model.embed_tokens.weight" if tied else "lm_head.weight")
+    kernels = ReferenceKernels(device=device)
+    return KeptReference(checkpoint.config, load_file(path)["hidden"], kernels.head(head), device)
 
 
 def _compute(checkpoint: Checkpoint, windows: torch.Tensor, progress: Callable[[int], None] | None) -> torch.Tensor:

@@ -203,19 +203,20 @@ class BlockQuantizer:
             return []
         aim = weight
         if self.recipe.follow:
-            aim = followed(weight, self._difference(name, choice.scale, inputs), stats.H)
+            aim = followed(weight, *self._seen(name, choice.scale, inputs))
         rounded = self._round(aim, stats.H, groups_of(w, self.group_size))
         done = self._parts_of(name, choice, rounded, aim, weight, stats.H)
         for part in row_chunks(weight):
             weight[part] = rows_of(rounded, part).dequantize()
         return done
 
-    def _difference(self, name: str, scale: torch.Tensor, inputs: list | None) -> torch.Tensor:  # type: ignore[type-arg]
-        """D [K, K] of `followed`: what a linear's input lost on its way through the quantized layers, and that input.
+    def _seen(self, name: str, scale: torch.Tensor, inputs: list | None) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[type-arg]
+        """D and Ĥ [K, K] of `followed`: of what a linear receives behind the quantized layers.
 
         inputs: both streams', if they were kept.
         """
-        difference = torch.zeros(len(scale), len(scale), device=self.store.device)
+        stats = InputStatistics.empty(len(scale), self.store.device)
+        difference = torch.zeros_like(stats.H)
 
         def read(stream: Stream, part: slice) -> torch.Tensor:
             if inputs is None:
@@ -225,8 +226,10 @@ class BlockQuantizer:
 
         for part in self.samples.parts(held_out=False):
             y = read(self.rounded, part)
+            stats.add(y)
             add_products(difference, read(self.plain, part) / scale - y, y)
-        return difference
+        self._finish(name, stats, lambda part: read(self.rounded, part))
+        return difference, stats.H
 
     def _round(self, aim: torch.Tensor, H: torch.Tensor, size: int) -> IntWeight:
         """`aim` rounded."""

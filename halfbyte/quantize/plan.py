@@ -183,7 +183,7 @@ def _flops(config: ModelConfig, tokens: int, options: QuantizeOptions) -> float:
     linears = [(sum(rows for _, rows in modules(config)[name]), k) for name, k in _inputs(config).items()]
     squares = sum(k**2 for _, k in linears)
     streams = 2 if recipe.follow else 1
-    flops = 2.0 * streams * tokens * block + (3.3 if recipe.follow else 1.3) * tokens * squares
+    flops = 2.0 * streams * tokens * block + (4.6 if recipe.follow else 1.3) * tokens * squares
     flops += CANDIDATES * 2 * SEARCH_ROWS * squares * recipe.scale
     if recipe.follow:
         flops += sum(4 * n * k**2 for n, k in linears)
