@@ -35,6 +35,7 @@ CANDIDATES = 24  # scales tried a linear, see awq_search
 PROGRAM = 700_000_000  # Python, torch and their libraries
 MARGIN = 1.05  # what the allocator and the libraries' own buffers take beside
 LESS: tuple[Effort, ...] = ("default", "fast", "gptq", "awq", "rtn")  # the best first
+WAITING = {"qkv": "o", "gate_up": "down"}  # the linear whose statistics are held while another is rounded
 SHARE_OF_FREE = 0.75  # of free memory that is taken without being told how much to take
 
 
@@ -127,15 +128,17 @@ def _quantizing(checkpoint: Checkpoint, tokens: int, recipe: Recipe, device: tor
     mlp, width, block = config.intermediate_size, config.hidden_size, _block_weights(config)
     stored = max(checkpoint.source.tensors()[f"{name}.weight"].dtype.itemsize for name in checkpoint.linears)
     weights = (2 * stored + 4 + 1) * block  # as stored, twice (the next is read ahead); in float32; what is finished
-    linears = [(sum(rows for _, rows in modules(config)[name]), k) for name, k in _inputs(config).items()]
-    largest = max(n * k for n, k in linears)
+    inputs = _inputs(config)
+    linears = {name: (sum(rows for _, rows in modules(config)[name]), k) for name, k in inputs.items()}
+    largest = max(n * k for n, k in linears.values())
     at_once = ROUNDED_AT_ONCE if device.type == "cpu" else ON_A_GPU
     hungriest = 0
-    for n, k in linears:
+    for name, (n, k) in linears.items():
         square, rows = 4 * k**2, min(n, FOLLOWED_ROWS)
+        waiting = 4 * inputs[WAITING[name]] ** 2 if name in WAITING else 0
         following = 4 * square + 4 * n * k + 12 * rows * k if recipe.follow else 0
         rounding = (3 if recipe.compensate else 1) * square + 4 * n * k + 32 * min(at_once, n * k)
-        hungriest = max(hungriest, following, rounding)
+        hungriest = max(hungriest, waiting + following, waiting + rounding)
     passing = 4 * (width**2 + max(mlp, config.num_heads * config.head_dim) ** 2) + 4 * largest
     passing += 4 * min(tokens_at_once(device.type), tokens) * (2 * width + 4 * mlp)
     return weights + max(hungriest, passing)
