@@ -19,7 +19,7 @@ from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.evaluate.perplexity import cut_windows, measure, read_text, tokenize
 from halfbyte.evaluate.reference import keep_reference
-from halfbyte.models.loader import load_network
+from halfbyte.models.loader import exact_network
 from halfbyte.quantize import QuantizeOptions, quantize
 
 
@@ -55,7 +55,7 @@ def main() -> None:
                     overwrite=True,
                 )  # fmt: skip
                 report = quantize(checkpoint.source, folder / "model", options)
-                network = load_network(Checkpoint(open_source(folder / "model")), "float32")
+                network = exact_network(Checkpoint(open_source(folder / "model")))
                 found = {name: measure(network, windows, references[name]) for name, windows in texts.items()}
                 if not told:
                     print(json.dumps({n: round(f.reference_perplexity or 0, 3) for n, f in found.items()}), flush=True)

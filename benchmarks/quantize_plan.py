@@ -18,6 +18,7 @@ import torch
 from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.config import ModelConfig
 from halfbyte.checkpoint.expected import expected_tensors
+from halfbyte.checkpoint.size import awq_size
 from halfbyte.checkpoint.source import TensorInfo
 from halfbyte.cli.sizes import parse_size
 from halfbyte.errors import QuantizeError
@@ -82,7 +83,8 @@ def main() -> None:
         row = {"shape": given.shape, "effort": effort, "samples": f"{given.samples} x {given.seq_len}"}
         checkpoint, samples = Checkpoint(Headers(given.shape)), given.samples + HELD_OUT
         try:
-            told = plan.make_plan(checkpoint, given.group_size, samples, options, torch.device(given.device), [])
+            out = awq_size(checkpoint.config, given.group_size)
+            told = plan.make_plan(checkpoint, given.group_size, samples, options, torch.device(given.device), [], out)
         except QuantizeError as error:
             row["refused"] = str(error)
         else:

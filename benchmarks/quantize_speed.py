@@ -117,7 +117,7 @@ class Stages(Silent):
             (block_quantizer, "search_scale", "scales"),
             (block_quantizer, "search_ranges", "clipping"),
             (block_quantizer, "followed", "following"),
-            (block_quantizer, "add_products", "following: D"),
+            (block_quantizer.BlockQuantizer, "_seen", "following: D"),
             (block_quantizer, "ColumnRounding", "factors"),
             (block_quantizer.ColumnRounding, "round", "rounding"),
             (block_quantizer.Stream, "attend", "forward"),
@@ -254,14 +254,14 @@ def write_floats(source: str, out: Path, blocks: int | None) -> str:
     return str(out)
 
 
-def peer(python: str, source: str, options: QuantizeOptions, group_size: int, folder: Path) -> None:
-    """llm-compressor's AWQ and GPTQ on the same tokens of the same float model."""
+def peer(python: str, methods: list[str], source: str, options: QuantizeOptions, group_size: int, folder: Path) -> None:
+    """llm-compressor's methods on the same tokens of the same float model."""
     tokenizer = Tokenizer.from_source(open_source(source))
     data = calibration_data(
         calibration_texts(options.calib, tokenizer), tokenizer, options.samples, options.seq_len, options.seed
     )
     torch.save(data.tokens, folder / "tokens.pt")
-    for method in ("gptq", "awq"):
+    for method in methods:
         command = [python, "-c", PEER, source, str(folder / "tokens.pt"), method, str(group_size)]
         result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
         lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
@@ -284,6 +284,7 @@ def main() -> None:
     parser.add_argument("--memory")
     parser.add_argument("--no-stages", action="store_true", help="only the whole time, undisturbed")
     parser.add_argument("--peer", help="an interpreter with llmcompressor")
+    parser.add_argument("--peer-methods", nargs="+", choices=("gptq", "awq"), default=["gptq", "awq"])
     parser.add_argument("--folder", type=Path, help="where to write [default: a temporary folder]")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
@@ -304,7 +305,7 @@ def main() -> None:
             found = ours(source, folder / effort, options, watched=not given.no_stages)
             print(json.dumps(found), flush=True)
         if given.peer:
-            peer(given.peer, source, options, int(str(found["group_size"])), folder)
+            peer(given.peer, given.peer_methods, source, options, int(str(found["group_size"])), folder)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ class RepositoryWriter:
         """Raise OutputError if OUT may not be replaced or its disk has no room for `nbytes`."""
         if self.out.is_file() or (self.out.is_dir() and any(self.out.iterdir()) and not self.overwrite):
             raise OutputError(f"{self.out} already holds something; choose another OUT or pass --overwrite")
-        existing = next(p for p in (self.out, *self.out.absolute().parents) if p.exists())
+        existing = nearest(self.out)
         free = shutil.disk_usage(existing).free
         if free < nbytes + SPARE_BYTES:
             raise OutputError(
@@ -143,6 +144,23 @@ class RepositoryWriter:
         self.part.rename(self.out)
         sync(self.out.absolute().parent)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def nearest(out: Path) -> Path:
+    """OUT, or the first of the folders above it that is there."""
+    return next(p for p in (out, *out.absolute().parents) if p.exists())
+
+
+def can_link(out: str | Path) -> bool:
+    """Whether a file in OUT's place may have a second name; `RepositoryWriter.take` copies where it may not."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=nearest(Path(out).absolute().parent), prefix=".halfbyte-") as file:
+            second = Path(f"{file.name}-again")
+            os.link(file.name, second)
+            second.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def json_bytes(value: dict[str, Any]) -> bytes:

@@ -68,9 +68,10 @@ def load(model: str, compute: Compute) -> Network:
     """Open a model and make its network."""
     from halfbyte.checkpoint.checkpoint import Checkpoint
     from halfbyte.checkpoint.open import open_source
-    from halfbyte.models.loader import load_network
+    from halfbyte.models.loader import exact_network, load_network
 
-    return load_network(Checkpoint(open_source(model)), compute.value)
+    checkpoint = Checkpoint(open_source(model))
+    return exact_network(checkpoint) if compute.value == "float32" else load_network(checkpoint, compute.value)
 
 
 def measure_with_progress(network: Network, tokens: torch.Tensor, reference: Network | None) -> Perplexity:

@@ -20,7 +20,7 @@ from halfbyte.errors import EvaluationError
 from halfbyte.evaluate.kept import kept_or, settle, write_whole
 from halfbyte.evaluate.perplexity import cut_windows, measure, tokenize
 from halfbyte.evaluate.reference import keep_reference
-from halfbyte.models.loader import load_network
+from halfbyte.models.loader import exact_network
 from halfbyte.quantize import QuantizeOptions, quantize
 from halfbyte.quantize.effort import RECIPES
 
@@ -147,7 +147,7 @@ class Bench:
     def reference_figures(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The unquantized model's own perplexity and size."""
         self.progress.start("reference's own perplexity", len(self.windows))
-        found = measure(load_network(checkpoint, "float32"), self.windows, None, self.progress.step)
+        found = measure(exact_network(checkpoint), self.windows, None, self.progress.step)
         return {"perplexity": found.perplexity, "bytes": sum(i.nbytes for i in checkpoint.source.tensors().values())}
 
     def _measured(self, method: str, group_size: int) -> Cell:
@@ -166,7 +166,7 @@ class Bench:
         started = time.perf_counter()
         report = quantize(self.source, folder, QuantizeOptions(**settings))
         seconds = round(time.perf_counter() - started, 2)
-        network = load_network(Checkpoint(open_source(folder)), "float32")
+        network = exact_network(Checkpoint(open_source(folder)))
         found = measure(network, self.windows, self.reference, self.progress.step)
         shutil.rmtree(folder)
         return Cell(

@@ -96,7 +96,7 @@ def measure(
     if reference is not None:
         check_vocabularies(network, reference)
     sums = torch.zeros(4, dtype=torch.float64)
-    for done, window in enumerate(windows, start=1):
+    for done, window in enumerate(windows.to(network.device), start=1):
         before = None if reference is None else hidden_of(reference, window, done - 1)
         sums += sum(window_sums(network, reference, window, before), torch.zeros(4, dtype=torch.float64))
         if not sums.isfinite().all():
@@ -129,17 +129,18 @@ def window_sums(
         logp = network.logits(hidden[part]).log_softmax(-1)
         if reference is None or reference_hidden is None:
             loss = -picked(logp, targets[part])
-            yield torch.stack((loss, *torch.zeros(3, dtype=torch.float64)))
+            yield torch.stack((loss.cpu(), *torch.zeros(3, dtype=torch.float64)))
             continue
         reference_logp = reference.logits(reference_hidden[part]).log_softmax(-1)
         losses = (-picked(logp, targets[part]), -picked(reference_logp, targets[part]))
-        yield torch.stack((*losses, divergence(reference_logp, logp), agreement(reference_logp, logp)))
+        yield torch.stack((*losses, divergence(reference_logp, logp), agreement(reference_logp, logp))).cpu()
 
 
 def predict(network: Network, window: torch.Tensor) -> torch.Tensor:
     """Hidden states [C - 1, D] from which the window's tokens but the first are predicted."""
-    inputs = window[:-1]
-    return network.forward(inputs, torch.arange(len(inputs)), WholeSequences(network.config, batch=1))
+    inputs = window[:-1].to(network.device)
+    positions = torch.arange(len(inputs), device=inputs.device)
+    return network.forward(inputs, positions, WholeSequences(network.config, batch=1))
 
 
 def picked(logp: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from halfbyte.kernels.reference import ReferenceKernels
 from halfbyte.models.attend import WholeSequences
-from halfbyte.models.loader import load_network
+from halfbyte.models.loader import exact_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +32,11 @@ class KeptReference:
     config: ModelConfig
     hidden: torch.Tensor
     head: LinearKernel
+    device: torch.device  # of the head
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits [N, V] of hidden states [N, D]."""
-        return self.head(hidden)
+        return self.head(hidden.to(self.device))
 
 
 def keep_reference(
@@ -51,14 +52,16 @@ def keep_reference(
         save_file({"hidden": hidden}, part)
         part.replace(path)
     tied = checkpoint.config.tie_word_embeddings
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     head = checkpoint.tensor("model.embed_tokens.weight" if tied else "lm_head.weight")
-    return KeptReference(checkpoint.config, load_file(path)["hidden"], ReferenceKernels().head(head))
+    kernels = ReferenceKernels(device=device)
+    return KeptReference(checkpoint.config, load_file(path)["hidden"], kernels.head(head), device)
 
 
 def _compute(checkpoint: Checkpoint, windows: torch.Tensor, progress: Callable[[int], None] | None) -> torch.Tensor:
-    network = load_network(checkpoint, "float32")
+    network = exact_network(checkpoint)
     hidden = torch.empty(windows.shape[0], windows.shape[1] - 1, checkpoint.config.hidden_size)
-    positions = torch.arange(windows.shape[1] - 1)
+    positions, windows = torch.arange(windows.shape[1] - 1, device=network.device), windows.to(network.device)
     for i, window in enumerate(windows):
         hidden[i] = network.forward(window[:-1], positions, WholeSequences(network.config, batch=1))
         if progress:

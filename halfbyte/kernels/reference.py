@@ -228,20 +228,21 @@ def causal_mask(new: int, start: int, window: int | None, device: torch.device) 
 class ReferenceKernels:
     """Float32 (or whatever the weights are in), nothing fused, 4-bit weights made float when they are prepared."""
 
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        self.dtype = dtype
+    def __init__(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
+        """device: where weights are brought; caches lie on the CPU."""
+        self.dtype, self.device = dtype, device
         self.takes_order = True
 
     def span(self, p: Span) -> SpanKernel:
         """Prepare a span."""
         after = p.after and AfterAttention(
             self._float(p.after.o),
-            p.after.norm.to(self.dtype),
+            p.after.norm.to(self.device, self.dtype),
             self._float(p.after.gate_up),
             self._float(p.after.down),
             p.after.reduce,
         )
-        ready = Span(p.eps, after, p.norm.to(self.dtype), p.qkv and self._float(p.qkv))
+        ready = Span(p.eps, after, p.norm.to(self.device, self.dtype), p.qkv and self._float(p.qkv))
         return lambda attended, residual, adapt=None: span(ready, attended, residual, adapted(adapt))
 
     def whole_pass(self, shape: PassShape, spans: Sequence[SpanKernel]) -> None:
@@ -275,7 +276,7 @@ class ReferenceKernels:
 
     def head(self, weight: torch.Tensor) -> LinearKernel:
         """Prepare the output embedding."""
-        ready = LinearWeight(weight.to(self.dtype))
+        ready = LinearWeight(weight.to(self.device, self.dtype))
         return lambda x: linear_by_row(x, ready).float()
 
     def threads(self, rows: int) -> contextlib.nullcontext[None]:
@@ -287,4 +288,5 @@ class ReferenceKernels:
         if w.order is not None:
             inputs = int(w.order.max()) + 1
             weight = weight.new_zeros(len(weight), inputs).index_add_(1, w.order, weight)  # see checkpoint.kernel_form
-        return LinearWeight(weight, None if w.bias is None else w.bias.to(self.dtype))
+        bias = None if w.bias is None else w.bias.to(self.device, self.dtype)
+        return LinearWeight(weight.to(self.device), bias)

@@ -90,6 +90,29 @@ def load_network(
     return network
 
 
+def exact_network(checkpoint: Checkpoint) -> Network:
+    """`load_network` with compute="float32", for whole sequences only: then on a GPU too, if there is one."""
+    if not torch.cuda.is_available():
+        return load_network(checkpoint, "float32")
+    return exact_network_on(checkpoint, torch.device("cuda"))
+
+
+def exact_network_on(checkpoint: Checkpoint, place: torch.device) -> Network:
+    """The same on a device."""
+    checkpoint = checkpoint.for_running()
+    tied = checkpoint.config.tie_word_embeddings
+    network = Network(
+        checkpoint.config,
+        checkpoint.tensor(EMBEDDING).to(place),
+        read_blocks(checkpoint, takes_order=True),
+        checkpoint.tensor("model.norm.weight"),
+        checkpoint.tensor(EMBEDDING if tied else "lm_head.weight"),
+        ReferenceKernels(device=place),
+    )
+    network.qk_norms = [norms and (norms[0].to(place), norms[1].to(place)) for norms in network.qk_norms]
+    return network
+
+
 def pick_device(wanted: str, compute: Compute) -> torch.device:
     """See load_network."""
     if wanted not in ("auto", "cpu", "cuda"):

@@ -13,7 +13,7 @@ from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.tokenizer import Tokenizer
 from halfbyte.evaluate.perplexity import Perplexity, cut_windows, measure, read_text, tokenize
-from halfbyte.models.loader import load_network
+from halfbyte.models.loader import exact_network
 from halfbyte.publish.result import Memory, Tried
 from halfbyte.publish.snippets import DEQUANTIZED
 
@@ -69,7 +69,7 @@ def perplexity_beside(place: Path, source: str, evaluation: Evaluation) -> Perpl
     """Perplexity of finished weights, and KL from their source, in float32. Both are held in memory."""
     tokenizer = Tokenizer.from_source(open_source(source))
     tokens = cut_windows(tokenize(tokenizer, read_text(Path(evaluation.text))), evaluation.context, evaluation.windows)
-    ours, theirs = (load_network(Checkpoint(open_source(spec)), "float32") for spec in (place, source))
+    ours, theirs = (exact_network(Checkpoint(open_source(spec))) for spec in (place, source))
     return measure(ours, tokens, theirs)
 
 

@@ -6,6 +6,7 @@ Both hold the same float32 numbers, so that the result does not depend on the bu
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,21 +39,32 @@ class ActivationStore:
         self.samples, self.length, self.folder, self.device = samples, length, folder, device
         self.left = budget
         self.spilled = 0  # bytes in files, at most so far
+        self.closed: list[torch.Tensor] = []  # what closed activations lay in: the next ones need no new pages
 
     def new(self, width: int) -> Activations:
         """Activations whose contents are not set yet."""
-        nbytes = 4 * self.samples * self.length * width
-        if nbytes > self.left:
-            self.spilled += nbytes
+        count = self.samples * self.length * width
+        fitting = next((i for i, room in enumerate(self.closed) if room.numel() >= count), None)
+        if fitting is not None:
+            return _InMemory(self, width, self.closed.pop(fitting))
+        self.release()
+        if 4 * count > self.left:
+            self.spilled += 4 * count
             return _InFile(self, width)
-        self.left -= nbytes
-        return _InMemory(self, width, nbytes)
+        self.left -= 4 * count
+        return _InMemory(self, width, torch.empty(count, device=self.device))
+
+    def release(self) -> None:
+        """Give back the room of what was closed."""
+        self.left += sum(4 * room.numel() for room in self.closed)
+        self.closed.clear()
 
 
 class _InMemory:
-    def __init__(self, store: ActivationStore, width: int, nbytes: int) -> None:
-        self.store, self.nbytes = store, nbytes
-        self.values = torch.empty(store.samples, store.length, width, device=store.device)
+    def __init__(self, store: ActivationStore, width: int, room: torch.Tensor) -> None:
+        self.store, self.room = store, room
+        shape = store.samples, store.length, width
+        self.values = room[: math.prod(shape)].view(shape)
 
     def read(self, begin: int, end: int) -> torch.Tensor:
         return self.values[begin:end]
@@ -61,8 +73,8 @@ class _InMemory:
         self.values[begin : begin + len(values)] = values.view(len(values), *self.values.shape[1:])
 
     def close(self) -> None:
-        del self.values
-        self.store.left += self.nbytes
+        self.store.closed.append(self.room)
+        del self.values, self.room
 
 
 class _InFile:

@@ -6,7 +6,6 @@ The float model's samples walk ahead by one stage; those of the quantized model 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from halfbyte.quantize.activations import ActivationStore
     from halfbyte.quantize.effort import Recipe
 
-SEARCH_TOKENS = 8192  # enough of the float model's inputs to choose scales by, where they serve nothing else
 ROUNDED_AT_ONCE = 2**24  # weights in float32 whose copies are held at once
 ON_A_GPU = 2**27  # the same there: it takes many rows to fill one
 REPORTED_ROWS = 256  # of a linear, evenly spaced, that the report's errors are of
@@ -132,35 +130,23 @@ class BlockQuantizer:
         plain, rounded = between
         width = {name: float_weight(w).shape[1] for name, w in self.block.linears().items()}
         stats = {name: InputStatistics.empty(width[name], self.store.device) for name in (first, second)}
-        parts = list(self.samples.parts(held_out=False))
-        observed = parts
-        if self.recipe.follow:  # what is rounded is judged by the quantized stream: here a sample of tokens does
-            tokens = self.samples.calibration * self.samples.length
-            observed = parts[:: max(1, tokens // SEARCH_TOKENS)]
         for part in self._parts(self.plain):
             x = self._input(self.plain, first, part)
             out = self._output(self.plain, first, x, part)
             plain.write(part.start, out.view(-1, self.samples.length, width[second]))
-            if part in observed:
+            if part.start < self.samples.calibration:
                 stats[first].add(x)
                 stats[second].add(out)
         self._finish(first, stats[first], lambda part: self._input(self.plain, first, part))
         self._finish(second, stats[second], lambda part: plain.read(part.start, part.stop))
         choices = {name: self._scale(name, stats[name]) for name in (first, second)}
-        done = []
-        if self.recipe.follow:
-            del stats
-            done += self._followed(first, choices[first], None)
-        else:
-            done += self._rounded(first, choices[first], stats.pop(first), None)
+        for name, choice in choices.items():
+            stats[name].rescale(choice.scale)
+        done = self._quantized(first, choices[first], stats.pop(first), None)
         for part in self._parts(self.rounded):
             out = self._output(self.rounded, first, self._input(self.rounded, first, part), part)
             rounded.write(part.start, out.view(-1, self.samples.length, width[second]))
-        if self.recipe.follow:
-            done += self._followed(second, choices[second], between)
-        else:
-            done += self._rounded(second, choices[second], stats.pop(second), None)
-        return done
+        return done + self._quantized(second, choices[second], stats.pop(second), between)
 
     def _input(self, stream: Stream, name: str, part: slice) -> torch.Tensor:
         block = self.source if stream is self.plain else self.block
@@ -201,53 +187,49 @@ class BlockQuantizer:
             self.block.after.norm = as_published(self.block.after.norm, f"{prefix}.post_attention_layernorm.weight")
         return choice
 
-    def _followed(self, name: str, choice: ScaleChoice, inputs: list | None) -> list[QuantizedLinear]:  # type: ignore[type-arg]
-        """Round a linear on what the quantized stream gives it, aiming at the float stream's output."""
-        w = self.block.linears()[name]
-        if name in self.kept:
-            return self._kept(name, w)
-        width = len(choice.scale)
-        stats = InputStatistics.empty(width, self.store.device)
-        difference = torch.zeros(width, width, device=self.store.device)
-
-        def read(of_rounded: bool, part: slice) -> torch.Tensor:
-            if inputs is None:
-                return self._input(self.rounded if of_rounded else self.plain, name, part)
-            values: torch.Tensor = inputs[of_rounded].read(part.start, part.stop)
-            return values.flatten(0, 1)
-
-        for part in self.samples.parts(held_out=False):
-            y = read(True, part)
-            stats.add(y)
-            add_products(difference, read(False, part) / choice.scale - y, y)
-        self._finish(name, stats, partial(read, True))
-        aim = followed(float_weight(w), difference, stats.H)
-        del difference
-        return self._rounded(name, choice, stats, aim)
-
-    def _rounded(
-        self, name: str, choice: ScaleChoice, stats: InputStatistics, aim: torch.Tensor | None
+    def _quantized(
+        self,
+        name: str,
+        choice: ScaleChoice,
+        stats: InputStatistics,
+        inputs: list | None,  # type: ignore[type-arg]
     ) -> list[QuantizedLinear]:
         """Clip and round the linears that share an input; afterwards the block holds what they became."""
         w = self.block.linears()[name]
-        if name in self.kept:
-            return self._kept(name, w)
         self._publish_bias(name, w)
         weight = float_weight(w)
-        if aim is None:
-            stats.rescale(choice.scale)
-            aim = weight
-        size = groups_of(w, self.group_size)
-        rounded = self._round(aim, stats.H, size)
+        if name in self.kept:
+            w.weight = as_published(weight, f"model.layers.{self.layer}.{self.modules[name][0][0]}.weight")
+            return []
+        aim = weight
+        if self.recipe.follow:
+            aim = followed(weight, *self._seen(name, choice.scale, inputs))
+        rounded = self._round(aim, stats.H, groups_of(w, self.group_size))
         done = self._parts_of(name, choice, rounded, aim, weight, stats.H)
         for part in row_chunks(weight):
             weight[part] = rows_of(rounded, part).dequantize()
         return done
 
-    def _kept(self, name: str, w: LinearWeight) -> list[QuantizedLinear]:
-        self._publish_bias(name, w)
-        w.weight = as_published(float_weight(w), f"model.layers.{self.layer}.{self.modules[name][0][0]}.weight")
-        return []
+    def _seen(self, name: str, scale: torch.Tensor, inputs: list | None) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[type-arg]
+        """D and Ĥ [K, K] of `followed`: of what a linear receives behind the quantized layers.
+
+        inputs: both streams', if they were kept.
+        """
+        stats = InputStatistics.empty(len(scale), self.store.device)
+        difference = torch.zeros_like(stats.H)
+
+        def read(stream: Stream, part: slice) -> torch.Tensor:
+            if inputs is None:
+                return self._input(stream, name, part)
+            values: torch.Tensor = inputs[stream is self.rounded].read(part.start, part.stop)
+            return values.flatten(0, 1)
+
+        for part in self.samples.parts(held_out=False):
+            y = read(self.rounded, part)
+            stats.add(y)
+            add_products(difference, read(self.plain, part) / scale - y, y)
+        self._finish(name, stats, lambda part: read(self.rounded, part))
+        return difference, stats.H
 
     def _round(self, aim: torch.Tensor, H: torch.Tensor, size: int) -> IntWeight:
         """`aim` rounded."""

@@ -20,7 +20,7 @@ from halfbyte.checkpoint.prepared_shards import PreparedShards
 from halfbyte.checkpoint.shard_writer import Kind
 from halfbyte.checkpoint.size import linear_weight_count
 from halfbyte.checkpoint.tokenizer import Tokenizer
-from halfbyte.checkpoint.writer import RepositoryWriter, json_bytes
+from halfbyte.checkpoint.writer import RepositoryWriter, can_link, json_bytes
 from halfbyte.errors import QuantizeError
 from halfbyte.models.rope import Rope
 from halfbyte.quantize.activations import ActivationStore
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from halfbyte.checkpoint.source import Source
 
 NOT_COPIED = CONFIG_FILES | {"README.md", ".gitattributes"}
-WORK_FORMAT = 3  # of what the work folder keeps; another one is not gone on with
+WORK_FORMAT = 4  # of what the work folder keeps; another one is not gone on with
 OF_CALIBRATION = 4  # samples that stand in for held-out ones where the text has no more
 
 
@@ -116,8 +116,10 @@ def quantize(
     )
     _check_tokens(data, checkpoint)
     samples = len(data.tokens) + (len(data.held_out) or OF_CALIBRATION)
-    plan = make_plan(checkpoint, selection.group_size, samples, options, device, notes + selection.notes + _told(data))
     kinds = tensor_kinds(checkpoint, selection, container, options.bits)
+    out_bytes = sum(kind.nbytes for kind in kinds.values()) * (1 if can_link(out) else 2)
+    notes += selection.notes + _told(data)
+    plan = make_plan(checkpoint, selection.group_size, samples, options, device, notes, out_bytes)
     before = WorkFolder(out)
     replace = options.overwrite or before.finishing
     writer = RepositoryWriter(out, max_shard_size=options.max_shard_size, overwrite=replace)
@@ -189,6 +191,7 @@ class _Run:
             "--seq-len": self.options.seq_len,
             "--calib and --seed (the tokens they pick)": tensor_fingerprint(self.tokens),
             "linears kept in 16 bits": sorted(self.selection.reasons),
+            "--indivisible (the MLP's width)": self.config.intermediate_size,
             "--format": self.options.format,
             "--max-shard-size": self.options.max_shard_size,
             "device": self.device.type,
@@ -263,6 +266,7 @@ class _Run:
                 self.progress.block(layer + 1, self.layers)
             if saved is not None:
                 saved.result()
+        store.release()
         self.held_out = self._measure()
 
     def _save(

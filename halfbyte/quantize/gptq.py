@@ -32,9 +32,9 @@ SHRINK = 1.0
 class ColumnRounding:
     """Rounds weights [N, K] whose inputs have H [K, K] so that tr(dW H dWᵀ) stays small."""
 
-    def __init__(self, H: torch.Tensor, shrink: float = SHRINK) -> None:
+    def __init__(self, H: torch.Tensor, shrink: float | None = None) -> None:
         self.order = H.diagonal().argsort(stable=True)  # from the last to be rounded to the first
-        self.lower = factor(H, self.order, shrink)
+        self.lower = factor(H, self.order, SHRINK if shrink is None else shrink)
         self.runs = inverse_runs(self.lower)
 
     def round(

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from halfbyte.quantize.activations import Activations
 
-MOST_LOGITS = 2**24  # float32 numbers held at once, several times over
+MOST_LOGITS = 2**22  # float32 numbers held at once, several times over: the C library hands on what is no larger
+ON_A_GPU = 2**24  # the same there
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def measure_held_out(
             for stream, norm in zip(streams, norms, strict=True)
         ]
         targets = tokens[part.start : part.stop, 1:].flatten().to(head.device)
-        for rows in row_chunks(len(targets), head.shape[0]):
+        for rows in row_chunks(len(targets), head):
             reference, ours = (F.log_softmax(F.linear(h[rows], head), -1) for h in hidden)
             losses = [-logp.gather(1, targets[rows, None]).double().sum() for logp in (reference, ours)]
             kl = (reference.exp() * (reference - ours)).sum(-1).double().sum()
@@ -82,11 +83,16 @@ def measure_held_out(
     return HeldOut(count, _exp(reference_loss), _exp(loss), kl_divergence, of_calibration)
 
 
-def row_chunks(rows: int, vocabulary: int) -> Iterator[slice]:
-    """Rows whose logits may be held at once."""
-    at_once = max(1, MOST_LOGITS // vocabulary)
+def row_chunks(rows: int, head: torch.Tensor) -> Iterator[slice]:
+    """Rows whose logits by a head [V, D] may be held at once."""
+    at_once = max(1, most_logits(head.device.type) // head.shape[0])
     for begin in range(0, rows, at_once):
         yield slice(begin, min(begin + at_once, rows))
+
+
+def most_logits(device: str) -> int:
+    """Float32 numbers held at once, on a type of device."""
+    return ON_A_GPU if device == "cuda" else MOST_LOGITS
 
 
 def _exp(loss: float) -> float:

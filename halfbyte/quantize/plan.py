@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from halfbyte.checkpoint.size import awq_size, linear_weight_count
+from halfbyte.checkpoint.size import linear_weight_count
 from halfbyte.errors import QuantizeError
 from halfbyte.quantize.awq_search import SEARCH_ROWS
 from halfbyte.quantize.block import modules
 from halfbyte.quantize.block_quantizer import ON_A_GPU, ROUNDED_AT_ONCE
 from halfbyte.quantize.effort import RECIPES
 from halfbyte.quantize.follow import ROWS as FOLLOWED_ROWS
-from halfbyte.quantize.held_out import MOST_LOGITS
+from halfbyte.quantize.held_out import most_logits
 from halfbyte.quantize.machine import free_memory
 from halfbyte.quantize.options import Effort
 from halfbyte.quantize.product import product
@@ -35,6 +35,7 @@ CANDIDATES = 24  # scales tried a linear, see awq_search
 PROGRAM = 700_000_000  # Python, torch and their libraries
 MARGIN = 1.05  # what the allocator and the libraries' own buffers take beside
 LESS: tuple[Effort, ...] = ("default", "fast", "gptq", "awq", "rtn")  # the best first
+WAITING = {"qkv": "o", "gate_up": "down"}  # the linear whose statistics are held while another is rounded
 SHARE_OF_FREE = 0.75  # of free memory that is taken without being told how much to take
 
 
@@ -59,8 +60,12 @@ def make_plan(
     options: QuantizeOptions,
     device: torch.device,
     notes: list[str],
+    out_bytes: int,
 ) -> Plan:
-    """Estimate a run over that many samples. Raises QuantizeError for what cannot fit, naming what would."""
+    """Estimate a run over that many samples. Raises QuantizeError for what cannot fit, naming what would.
+
+    out_bytes: what the weight files take of the disk.
+    """
     config = checkpoint.config
     tokens = samples * options.seq_len
     heads, mlp, width = config.num_heads * config.head_dim, config.intermediate_size, config.hidden_size
@@ -72,10 +77,9 @@ def make_plan(
     budget = limit - least
     fits = min(streams, budget)
     state = 4 * tokens * 2 * width
-    out = awq_size(config, group_size if group_size > 0 else width)
-    tuned = 24 * _scales(config, group_size) if RECIPES[options.effort].tune else 0  # a pass's, and the next one's
+    tuned = 26 * _scales(config, group_size) if RECIPES[options.effort].tune else 0  # a pass's, the next one's, learnt
     return Plan(
-        group_size, config.num_layers, least + fits, streams - fits, out + tuned + 2 * state + streams - fits,
+        group_size, config.num_layers, least + fits, streams - fits, out_bytes + tuned + 2 * state + streams - fits,
         _seconds(config, tokens, options, device), tuple(notes), budget,
     )  # fmt: skip
 
@@ -112,9 +116,9 @@ def _least_memory(
 ) -> int:
     """Of a run whose activations all lie in a file: what its hungriest part takes."""
     config = checkpoint.config
-    parts = [_quantizing(checkpoint, tokens, RECIPES[options.effort], device), _measuring(config, tokens)]
+    parts = [_quantizing(checkpoint, tokens, RECIPES[options.effort], device), _measuring(config, tokens, device)]
     if RECIPES[options.effort].tune:
-        parts.append(_tuning(config, group_size, tokens))
+        parts.append(_tuning(config, group_size, tokens, device))
     return int(max(parts) * MARGIN) + (PROGRAM if device.type == "cpu" else 0)
 
 
@@ -124,31 +128,33 @@ def _quantizing(checkpoint: Checkpoint, tokens: int, recipe: Recipe, device: tor
     mlp, width, block = config.intermediate_size, config.hidden_size, _block_weights(config)
     stored = max(checkpoint.source.tensors()[f"{name}.weight"].dtype.itemsize for name in checkpoint.linears)
     weights = (2 * stored + 4 + 1) * block  # as stored, twice (the next is read ahead); in float32; what is finished
-    linears = [(sum(rows for _, rows in modules(config)[name]), k) for name, k in _inputs(config).items()]
-    largest = max(n * k for n, k in linears)
+    inputs = _inputs(config)
+    linears = {name: (sum(rows for _, rows in modules(config)[name]), k) for name, k in inputs.items()}
+    largest = max(n * k for n, k in linears.values())
     at_once = ROUNDED_AT_ONCE if device.type == "cpu" else ON_A_GPU
     hungriest = 0
-    for n, k in linears:
+    for name, (n, k) in linears.items():
         square, rows = 4 * k**2, min(n, FOLLOWED_ROWS)
+        waiting = 4 * inputs[WAITING[name]] ** 2 if name in WAITING else 0
         following = 4 * square + 4 * n * k + 12 * rows * k if recipe.follow else 0
         rounding = (3 if recipe.compensate else 1) * square + 4 * n * k + 32 * min(at_once, n * k)
-        hungriest = max(hungriest, following, rounding)
+        hungriest = max(hungriest, waiting + following, waiting + rounding)
     passing = 4 * (width**2 + max(mlp, config.num_heads * config.head_dim) ** 2) + 4 * largest
     passing += 4 * min(tokens_at_once(device.type), tokens) * (2 * width + 4 * mlp)
     return weights + max(hungriest, passing)
 
 
-def _measuring(config: ModelConfig, tokens: int) -> int:
+def _measuring(config: ModelConfig, tokens: int, device: torch.device) -> int:
     """The head, as stored and in float32, and a few rows of logits."""
-    return 6 * config.vocab_size * config.hidden_size + 24 * min(MOST_LOGITS, tokens * config.vocab_size)
+    return 6 * config.vocab_size * config.hidden_size + 24 * min(most_logits(device.type), tokens * config.vocab_size)
 
 
-def _tuning(config: ModelConfig, group_size: int, tokens: int) -> int:
+def _tuning(config: ModelConfig, group_size: int, tokens: int, device: torch.device) -> int:
     """All scales four times over, a hidden state a block, and one block forward and backward."""
     mlp, width, block = config.intermediate_size, config.hidden_size, _block_weights(config)
     scales = _scales(config, group_size)
     hidden = 4 * min(BATCH_TOKENS, tokens) * (config.num_layers * width + 8 * width + 8 * mlp)
-    return 20 * scales + hidden + 17 * block + _measuring(config, tokens)
+    return 20 * scales + hidden + 17 * block + _measuring(config, tokens, device)
 
 
 def _scales(config: ModelConfig, group_size: int) -> int:
@@ -180,7 +186,7 @@ def _flops(config: ModelConfig, tokens: int, options: QuantizeOptions) -> float:
     linears = [(sum(rows for _, rows in modules(config)[name]), k) for name, k in _inputs(config).items()]
     squares = sum(k**2 for _, k in linears)
     streams = 2 if recipe.follow else 1
-    flops = 2.0 * streams * tokens * block + (3.6 if recipe.follow else 1.3) * tokens * squares
+    flops = 2.0 * streams * tokens * block + (4.6 if recipe.follow else 1.3) * tokens * squares
     flops += CANDIDATES * 2 * SEARCH_ROWS * squares * recipe.scale
     if recipe.follow:
         flops += sum(4 * n * k**2 for n, k in linears)

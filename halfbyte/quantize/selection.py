@@ -73,7 +73,7 @@ def choose_group_size(config: ModelConfig, options: QuantizeOptions) -> int:
         shapes = ", ".join(f"{layer.rsplit('.', 1)[1]} {k}" for layer, k in inputs.items())
         raise QuantizeError(
             f"none of the group sizes {AUTO_GROUP_SIZES} divides every layer's inputs ({shapes}); `halfbyte "
-            "quantize --indivisible skip` leaves those layers in 16 bits, `--indivisible pad` widens the MLP"
+            f"quantize --indivisible skip` leaves those layers in 16 bits{_padding(options)}"
         )
     size = int(options.group_size)
     if size == -1 or skipping:
@@ -83,10 +83,15 @@ def choose_group_size(config: ModelConfig, options: QuantizeOptions) -> int:
             would = ", ".join(map(str, possible)) or "none of 128, 64, 32"
             raise QuantizeError(
                 f"group size {size} does not divide the {k} inputs of {layer}; sizes that would: {would}; "
-                "or `halfbyte quantize --indivisible skip` leaves such layers in 16 bits, `--indivisible pad` widens "
-                "the MLP"
+                f"or `halfbyte quantize --indivisible skip` leaves such layers in 16 bits{_padding(options)}"
             )
     return size
+
+
+def _padding(options: QuantizeOptions) -> str:
+    if options.indivisible == "pad":  # then the MLP is wide enough, and it is another layer that does not fit
+        return " (--indivisible pad widens the MLP and nothing else)"
+    return ", `--indivisible pad` widens the MLP"
 
 
 def padded_width(config: ModelConfig, group_size: int | str) -> int:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from halfbyte.models.rope import Rope
     from halfbyte.quantize.activations import Activations
 
-MICRO_BATCH_TOKENS = 4096
+MICRO_BATCH_TOKENS = 2048  # what an MLP makes of more is larger than what a C library hands on without new pages
 ON_A_GPU = 8192  # the same there: each adds to sums of K² numbers once
 
 

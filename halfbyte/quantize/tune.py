@@ -165,7 +165,7 @@ class Tuner:
         flat = hidden.flatten(0, 1)
         gradient = torch.empty_like(flat)
         eps = self.config.rms_norm_eps
-        for rows in row_chunks(len(flat), head.shape[0]):
+        for rows in row_chunks(len(flat), head):
             with torch.no_grad():
                 target = F.log_softmax(F.linear(rms_norm(wanted.flatten(0, 1)[rows], final_norm, eps), head), -1)
             with torch.enable_grad():

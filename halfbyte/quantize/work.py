@@ -15,6 +15,7 @@ finished block is changed, and from then on a run begins with changing them, whi
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -60,6 +61,7 @@ class WorkFolder:
     def __init__(self, out: str | Path) -> None:
         self.out = Path(out)
         self.path = self.out.parent / f".{self.out.name}.work"
+        self._over = self.path.with_suffix(".over")  # what it is called while it is removed
         self._last_state, self._state_took = time.monotonic(), 0.0
         self._ours = False  # whether what lies there is of this run
         self.shards: PreparedShards | None = None
@@ -79,6 +81,7 @@ class WorkFolder:
             ) from None
         for left in self.path.glob("*.tmp"):
             left.unlink()
+        shutil.rmtree(self._over, ignore_errors=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -86,8 +89,15 @@ class WorkFolder:
             self.shards.close()
         useless = isinstance(error, (CheckpointError, QuantizeError)) and not isinstance(error, GateError)
         if kind is None or (useless and self._ours) or not self.blocks():
-            shutil.rmtree(self.path, ignore_errors=True)
+            self._discard()
         os.close(self._lock)
+
+    def _discard(self) -> None:
+        """Remove the folder: at once for another run, which must not take half of it for something to go on from."""
+        with contextlib.suppress(OSError):
+            self.path.rename(self._over)
+        for path in (self._over, self.path):
+            shutil.rmtree(path, ignore_errors=True)
 
     def held(self) -> int:
         """Bytes of disk that an earlier run has taken."""
@@ -193,11 +203,12 @@ class WorkFolder:
 
     def load_state(self, hidden: Iterable[Activations], samples: int, shape: tuple[int, int]) -> int:
         """Bring back the latest kept states [samples, *shape] of both streams; returns behind how many blocks."""
-        states = self._numbered(_STATE)
+        nbytes = 4 * shape[0] * shape[1]
+        whole = 2 * samples * nbytes
+        states = {blocks: path for blocks, path in self._numbered(_STATE).items() if path.stat().st_size == whole}
         if not states:
             return 0
         blocks = max(states)
-        nbytes = 4 * shape[0] * shape[1]
         with states[blocks].open("rb") as file:
             for stream in hidden:
                 for i in range(samples):
@@ -238,10 +249,13 @@ class WorkFolder:
 
     def _write(self, path: Path, contents: bytes) -> None:
         temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(contents)
-        sync(temporary)
-        temporary.rename(path)
-        sync(self.path)
+        try:
+            temporary.write_bytes(contents)
+            sync(temporary)
+            temporary.rename(path)
+            sync(self.path)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
     def _remove(self, paths: Iterable[Path]) -> None:
         for path in list(paths):

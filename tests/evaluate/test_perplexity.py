@@ -25,6 +25,7 @@ class Bigram:
 
     def __post_init__(self) -> None:
         self.config = SimpleNamespace(vocab_size=self.table.shape[1], sliding_windows=())
+        self.device = self.table.device
 
     def forward(self, tokens, positions, attend, lengths=None):
         assert positions.tolist() == list(range(len(tokens)))

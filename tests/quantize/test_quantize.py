@@ -21,6 +21,7 @@ from halfbyte.errors import CheckpointError, HalfbyteError, OutputError, Quantiz
 from halfbyte.models.attend import WholeSequences
 from halfbyte.models.loader import load_network
 from halfbyte.quantize import QuantizeOptions, quantize
+from halfbyte.quantize.driver import Silent
 
 SMALL = {"samples": 4, "seq_len": 32}
 
@@ -169,6 +170,23 @@ def test_a_group_size_that_does_not_divide_names_the_layer_and_what_would(tmp_pa
     refused(tmp_path, source, QuantizeError, r"64 does not divide the 32 inputs of .*q_proj.* 32", group_size=64)
     other = a_source(tmp_path / "other", hidden_size=64, intermediate_size=96)
     refused(tmp_path, other, QuantizeError, r"64 does not divide the 96 inputs of .*down_proj.* 32", group_size=64)
+
+
+def test_padding_is_not_advised_where_it_does_not_help(tmp_path):
+    source = a_source(tmp_path / "source")
+    told = r"inputs of .*q_proj;.*widens the MLP and nothing else"
+    refused(tmp_path, source, QuantizeError, told, group_size=64, indivisible="pad")
+
+
+@pytest.mark.parametrize("skip", [(), ("down_proj",)])
+def test_the_plan_says_what_the_weight_files_take(tmp_path, skip):
+    told = []
+    source = a_source(tmp_path / "source")
+    progress = Silent()
+    progress.plan = told.append
+    report = quantize(source, tmp_path / "out", QuantizeOptions(**SMALL, effort="rtn", skip=skip), progress=progress)
+    states = 2 * 2 * 4 * (SMALL["samples"] + 4) * SMALL["seq_len"] * 32  # two of them, of two streams
+    assert told[0].disk == report.out_bytes + states
 
 
 def test_no_group_size_at_all(tmp_path):

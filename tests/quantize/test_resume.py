@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tiny_sources import a_source
@@ -223,6 +225,14 @@ def test_other_options_fail_closed_and_are_named(tmp_path, changed, told):
     assert (tmp_path / "out" / "config.json").exists()
 
 
+def test_another_width_of_the_mlp_fails_closed(tmp_path):
+    source = a_source(tmp_path / "source", intermediate_size=48)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(source, tmp_path / "out", QuantizeOptions(**SMALL, indivisible="skip"), progress=Stop(1))
+    with pytest.raises(QuantizeError, match=r"--indivisible \(the MLP's width\) was 48 and is now 64"):
+        quantize(source, tmp_path / "out", QuantizeOptions(**SMALL, indivisible="pad"))
+
+
 def test_a_source_that_changed_is_noticed(tmp_path):
     source = a_source(tmp_path / "source")
     with pytest.raises(KeyboardInterrupt):
@@ -259,6 +269,80 @@ def test_killed_when_out_is_there_but_the_work_folder_still_is(tmp_path, monkeyp
     quantize(source, tmp_path / "out", QuantizeOptions(**SMALL))
     assert contents(tmp_path / "out") == expected
     assert not (tmp_path / ".out.work").exists()
+
+
+def test_killed_while_the_work_folder_is_removed(tmp_path, monkeypatch):
+    source = a_source(tmp_path / "source")
+    expected = whole(source, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("halfbyte.quantize.work.shutil.rmtree", removed_in_part)
+        with pytest.raises(KeyboardInterrupt):
+            quantize(source, tmp_path / "out", QuantizeOptions(**SMALL))
+    assert contents(tmp_path / "out") == expected
+    assert not (tmp_path / ".out.work").exists(), "half of it is nothing to go on from"
+    with pytest.raises(OutputError, match="already holds something"):
+        quantize(source, tmp_path / "out", QuantizeOptions(**SMALL))
+    assert contents(tmp_path / "out") == expected
+    quantize(source, tmp_path / "out", QuantizeOptions(**SMALL, overwrite=True))
+    assert contents(tmp_path / "out") == expected
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def removed_in_part(path, **_):
+    if path.name.endswith(".over") and path.exists():
+        (path / "block-00000.json").unlink()
+        raise KeyboardInterrupt
+
+
+def test_a_disk_that_fills_up_under_way_loses_nothing(tmp_path, monkeypatch):
+    source = a_source(tmp_path / "source", num_hidden_layers=3)
+    expected = whole(source, tmp_path / "out")
+    write = Path.write_bytes
+
+    def full(self, data):
+        if self.name == "block-00001.tmp":
+            write(self, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OutputError, match=r"block-00001\.json: cannot be written: No space left"):
+            quantize(source, tmp_path / "out", QuantizeOptions(**SMALL))
+    assert quantize(source, tmp_path / "out", QuantizeOptions(**SMALL)).resumed_blocks == 1
+    assert contents(tmp_path / "out") == expected
+
+
+def test_hidden_states_that_are_not_whole_are_not_gone_on_from(tmp_path, monkeypatch):
+    source = a_source(tmp_path / "source", num_hidden_layers=3)
+    expected = whole(source, tmp_path / "out")
+    monkeypatch.setattr("halfbyte.quantize.work.STATE_EVERY", 0.0)
+    monkeypatch.setattr("halfbyte.quantize.work.STATE_SHARE", 0)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(source, tmp_path / "out", QuantizeOptions(**SMALL), progress=Stop(2))
+    (state,) = (tmp_path / ".out.work").glob("state-*")
+    os.truncate(state, state.stat().st_size - 4)
+    assert quantize(source, tmp_path / "out", QuantizeOptions(**SMALL)).resumed_blocks == 2
+    assert contents(tmp_path / "out") == expected
+
+
+def test_the_same_bytes_where_a_file_has_one_name_only(tmp_path, monkeypatch):
+    source = a_source(tmp_path / "source")
+    expected = whole(source, tmp_path / "out")
+    seen = {}
+    monkeypatch.setattr(Stop, "plan", lambda self, plan: seen.setdefault(self.blocks, plan.disk))
+    with pytest.raises(KeyboardInterrupt):
+        quantize(source, tmp_path / "linked", QuantizeOptions(**SMALL), progress=Stop(1))
+    monkeypatch.setattr(os, "link", cannot_link)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(source, tmp_path / "out", QuantizeOptions(**SMALL), progress=Stop(2))
+    report = quantize(source, tmp_path / "out", QuantizeOptions(**SMALL))
+    assert seen[2] - seen[1] == report.out_bytes, "the disk holds the weights twice"
+    assert contents(tmp_path / "out") == expected
+
+
+def cannot_link(*_):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 def test_two_runs_do_not_write_to_one_out(tmp_path):
