@@ -76,8 +76,10 @@ static void place_heads(Worker me, const Pass *p, const HeadNorms *norms, const 
 }
 
 static void attend_all(Worker me, const Pass *p, const Paged *paged, int64_t layer, const float *q, int64_t stride) {
-    for (int64_t i; (i = atomic_fetch_add_explicit(p->taken + layer, 1, memory_order_relaxed)) < p->count;)
+    for (int64_t i; (i = atomic_fetch_add_explicit(p->taken + layer, 1, memory_order_relaxed)) < p->count;) {
+        if (i + me.threads < p->count) foresee(p->tasks + i + me.threads, paged, p->caches + layer);
         attend(p->tasks + i, paged, p->caches + layer, q, stride, p->buffers.attended, p->parts, p->rooms + me.id);
+    }
 }
 
 // A long sequence's one token: the parts of each head, in order.
