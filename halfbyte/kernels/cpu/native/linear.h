@@ -1,5 +1,6 @@
 // From tiles to whole products: as many rows at once as there are, in powers of two.
 #pragma once
+#include "foresight.h"
 #include "int8.h"
 #include "pool.h"
 #include "unpacked.h"
@@ -119,8 +120,9 @@ static void int8_linear(Worker me, const Int8Linear *w, const Rounded *x, int64_
 }
 
 // Two tiles of a product: 32 neighbouring outputs, with bias.
-INLINE void two_tiles(Tile *tiles, const Rounded *x, int64_t row, float (*out)[2][TILE]) {
+INLINE void two_tiles(Tile *tiles, const Rounded *x, int64_t row, Foresight *next, float (*out)[2][TILE]) {
     for (int t = 0; t < 2; t++) {
+        foresee_some(next);
         int done = tile_rows(tiles + t, x, row, out[0][t], 2 * TILE);
         const float *bias = tiles[t].w->bias;
         for (int r = 0; r < done && bias; r++)
@@ -130,7 +132,7 @@ INLINE void two_tiles(Tile *tiles, const Rounded *x, int64_t row, float (*out)[2
 
 // SiLU(x gate^T) * (x up^T), rounded for the product that follows. Its width is a multiple of 32. room: for four tiles.
 static void gated(Worker me, const Int4Linear *gate, const Int4Linear *up, const Rounded *x, int64_t rows,
-                  const Rounded *to, void *room) {
+                  const Rounded *to, void *room, Foresight *next) {
     float g[PACK][2][TILE], u[PACK][2][TILE];
     int64_t blocks = gate->outputs / BLOCK, b, end = share(me, blocks, &b);
     for (; b < end; b++) {
@@ -143,8 +145,8 @@ static void gated(Worker me, const Int4Linear *gate, const Int4Linear *up, const
             int64_t left = rows - row;
             done = 1;
             while (done * 2 <= left && done * 2 <= PACK) done *= 2;
-            two_tiles(tiles, x, row, g);
-            two_tiles(tiles + 2, x, row, u);
+            two_tiles(tiles, x, row, next, g);
+            two_tiles(tiles + 2, x, row, next, u);
             for (int64_t r = 0; r < done; r++) {
                 float *a = &g[r][0][0], *c = &u[r][0][0];
                 for (int i = 0; i < BLOCK; i += WIDTH) {
