@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from halfbyte.engine.sampling_params import SamplingParams
 from halfbyte.errors import RequestError
-
-if TYPE_CHECKING:
-    from halfbyte.engine.sampling_params import SamplingParams
 
 
 def prompt_of(token_ids: list[int], params: SamplingParams) -> list[int]:
     """The prompt's tokens, cut as `params` say."""
     return token_ids if params.truncate_prompt_tokens is None else token_ids[-params.truncate_prompt_tokens :]
+
+
+def check_params(params: Any) -> None:
+    """Raise RequestError unless these are SamplingParams."""
+    if isinstance(params, SamplingParams):
+        return
+    way_out = "SamplingParams(**them)" if isinstance(params, Mapping) else "SamplingParams(...)"
+    raise RequestError(f"sampling parameters are {params!r}, a {type(params).__name__}; give {way_out}")
 
 
 def check_service(priority: Any, adapter: Any) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from halfbyte.checkpoint.open import open_source
-from halfbyte.engine.admission import check_pooling, check_service, prompt_of
+from halfbyte.engine.admission import check_params, check_pooling, check_service, prompt_of
 from halfbyte.engine.answer_stream import AnswerStream
 from halfbyte.engine.collector import Collector
 from halfbyte.engine.engine_process import EngineProcess
@@ -140,13 +140,16 @@ class AsyncEngine:
         Raises QueueFullError or EngineStoppedError if it is not taken. A RequestError of what only the engine can
         check comes as the first thing of the stream.
         """
-        return self._submit(prompt, params or SamplingParams(), request_id, priority, adapter, None, whole=whole)
+        return self._submit(
+            prompt, SamplingParams() if params is None else params, request_id, priority, adapter, None, whole=whole
+        )
 
     async def complete(
         self, prompt: Prompt | ReadPrompt, params: SamplingParams | None = None, **options: Any
     ) -> RequestOutput:
         """The whole output. options: those of `generate`."""
-        params = params or SamplingParams()
+        params = SamplingParams() if params is None else params
+        check_params(params)
         read = self._read(prompt)
         ids, seen = prompt_of(read.token_ids, params), 0
         collector = Collector(read.text, ids, params)
@@ -228,6 +231,7 @@ class AsyncEngine:
                 f"{len(self._streams)} requests are waiting or being answered, the most that are taken (max_requests); "
                 "try again later"
             )
+        check_params(params)
         check_service(priority, adapter)
         read = self._read(prompt)
         length = len(prompt_of(read.token_ids, params))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from halfbyte.engine.outputs import LogprobsOfStep
     from halfbyte.engine.sampler_row import SamplerRow
     from halfbyte.engine.scheduler import Scheduled
+    from halfbyte.errors import HalfbyteError
     from halfbyte.models.network import Network
 
 
@@ -24,6 +25,7 @@ class Choice:
     """A sequence's next token, and one behind each token of its draft; None where logits were not finite."""
 
     tokens: list[int | None]
+    problems: list[HalfbyteError | None]  # why there is none, if it is not the network's fault
     logprobs: list[LogprobsOfStep] | None
 
 
@@ -58,5 +60,11 @@ def choose(
             continue
         part = range(begin, begin + item.drafted + 1)
         begin = part.stop
-        choices.append(Choice([tokens[i] for i in part], [steps[i] for i in part] if begin - 1 in steps else None))
+        choices.append(
+            Choice(
+                [tokens[i] for i in part],
+                [rows[i].problem for i in part],
+                [steps[i] for i in part] if begin - 1 in steps else None,
+            )
+        )
     return choices

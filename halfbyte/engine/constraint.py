@@ -123,7 +123,7 @@ class Constraints:
             self._vocabulary_trie = self._read_tokenizer()
         try:
             matcher = LLMatcher(self._vocabulary_trie, _grammar(*spec), log_level=0)
-            problem = matcher.get_error()
+            problem = matcher.get_error() or _why_hopeless(matcher.deep_copy())
         except (ValueError, RuntimeError) as error:
             problem = str(error)
         if problem:
@@ -154,6 +154,22 @@ def _grammar(kind: str, value: str | tuple[str, ...]) -> str:
     if kind == "regex":
         return str(LLMatcher.grammar_from_regex(value))
     return str(grammar_from("gbnf" if "::=" in value else "lark", value))
+
+
+def _why_hopeless(matcher: Any) -> str:
+    """Why no answer can satisfy a grammar, as far as its beginning shows; nothing if that is not seen.
+
+    A rule that is always followed by itself is taken by the compiler, and fails once an answer is to begin.
+    """
+    matcher.compute_bitmask()
+    if not matcher.is_error():
+        forced = matcher.compute_ff_tokens()
+        if forced:
+            matcher.consume_token(forced[0])
+    if not matcher.is_error():
+        return ""
+    found = matcher.get_error()
+    return f"no finite answer satisfies it, perhaps because a rule or $ref always needs itself again ({found})"
 
 
 def _brief(message: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from halfbyte.engine.adapters import Adapters, for_pass
-from halfbyte.engine.admission import check_request, check_service, prompt_of
+from halfbyte.engine.admission import check_params, check_request, check_service, prompt_of
 from halfbyte.engine.block_pool import BlockPool
 from halfbyte.engine.choose import choose
 from halfbyte.engine.constraint import Constraints
@@ -89,6 +89,7 @@ class Engine:
 
     def check(self, token_ids: list[int], params: SamplingParams, pooling: Pooling | None = None) -> None:
         """Raise RequestError unless `add` would take this."""
+        check_params(params)
         self.constraints.check(params)
         vocabulary = self.network.config.vocab_size
         check_request(prompt_of(token_ids, params), params, self.context, vocabulary, 0 if pooling else 1)
@@ -292,7 +293,8 @@ class Engine:
         draft, sequence.draft = sequence.draft, []
         deltas: list[Delta] = []
         for place, token in enumerate(choice.tokens):
-            if token is None or sequence.row.problem:
+            if token is None or choice.problems[place]:
+                sequence.row.problem = choice.problems[place]
                 return deltas, True
             delta = sequence.answer.accept(token)
             sequence.token_ids.append(token)

@@ -12,7 +12,7 @@ from halfbyte.checkpoint.checkpoint import Checkpoint
 from halfbyte.checkpoint.containers import METHODS
 from halfbyte.checkpoint.open import open_source
 from halfbyte.checkpoint.tokenizer import Tokenizer
-from halfbyte.engine.admission import check_pooling, check_service, prompt_of
+from halfbyte.engine.admission import check_params, check_pooling, check_service, prompt_of
 from halfbyte.engine.collector import Collector
 from halfbyte.engine.context import choose_context
 from halfbyte.engine.core import Engine
@@ -242,13 +242,15 @@ class LLM:
         self, messages: Conversation, sampling_params: SamplingParams | None = None, *, adapter: str | None = None
     ) -> Iterator[Delta]:
         """The answer to a conversation, token by token."""
-        return self._stream(self.chat_prompt(messages), self._in_chat(sampling_params or SamplingParams()), adapter)
+        params = SamplingParams() if sampling_params is None else sampling_params
+        return self._stream(self.chat_prompt(messages), self._in_chat(params), adapter)
 
     def chat_prompt(self, messages: Conversation) -> ReadPrompt:
         """A conversation as the model's chat template writes it, ready for the answer."""
         return _rendered(self.tokenizer, messages, {})
 
     def _in_chat(self, params: SamplingParams) -> SamplingParams:
+        check_params(params)
         return replace(params, stop=(*params.stop_strings, *self._chat_stops)) if self._chat_stops else params
 
     def _answer(
@@ -293,7 +295,8 @@ class LLM:
         return collector.output()
 
     def _stream(self, prompt: ReadPrompt, params: SamplingParams | None, adapter: str | None) -> Iterator[Delta]:
-        params = params or SamplingParams()
+        params = SamplingParams() if params is None else params
+        check_params(params)
         if params.drawn != 1:
             raise RequestError(f"n is {params.drawn}; a stream gives one answer, so it must be 1")
         self.engine.check(prompt.token_ids, params)
@@ -351,10 +354,14 @@ def _check_quantization(quantization: str | None, checkpoint: Checkpoint) -> Non
 
 
 def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
+    if not isinstance(params, list | tuple):
+        one = SamplingParams() if params is None else params
+        check_params(one)
+        return [one] * count  # type: ignore[list-item]
     if len(params) != count:
         raise RequestError(f"there are {count} prompts and {len(params)} sampling_params; give one, or one for each")
+    for each in params:
+        check_params(each)
     return list(params)
 
 

@@ -33,7 +33,8 @@ def edit(logits: torch.Tensor, rows: Rows, bound: Container[int] = ()) -> None:
 def restrict(logits: torch.Tensor, rows: Rows) -> None:
     """Leave a chance only to tokens that a constraint or allowed_token_ids allow.
 
-    A ban that would leave none does not count.
+    Where what a request asks for leaves none, its row's `problem` says so. Only min_tokens gives way: an answer whose
+    constraint lets it do nothing but end, ends.
     """
     chosen = [(i, row) for i, row in enumerate(rows) if row is not None and _is_restricted(row)]
     if not chosen:
@@ -99,20 +100,41 @@ def _is_restricted(row: SamplerRow) -> bool:
 def _forbidden(row: SamplerRow, vocabulary: int) -> np.ndarray:
     """1 for each token that may not come next, 0 for the others, of which there is one at least: uint8 [V]."""
     forbidden = _forbidden_by_constraint(row, vocabulary)
-    banned = row.banned
-    if row.params.allowed_token_ids is None and not banned:
+    words, ends = row.banned_words, row.banned_ends
+    if row.params.allowed_token_ids is None and not words and not ends:
         return forbidden
     allowed = forbidden == 0
     if row.params.allowed_token_ids is not None:
         listed = np.zeros(vocabulary, dtype=bool)
         listed[list(row.params.allowed_token_ids)] = True
-        allowed = allowed & listed if (allowed & listed).any() else allowed
-    if banned:
-        others = allowed.copy()
-        others[list(banned)] = False
-        allowed = others if others.any() else allowed
+        allowed = _narrowed(row, "allowed_token_ids", allowed, allowed & listed)
+    if words:
+        allowed = _narrowed(row, "bad_words", allowed, _without(allowed, words))
+    if ends:
+        longer = _without(allowed, ends)
+        allowed = longer if longer.any() else allowed
     closed: np.ndarray = np.logical_not(allowed).view(np.uint8)
     return closed
+
+
+def _without(allowed: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+    others = allowed.copy()
+    others[list(tokens)] = False
+    return others
+
+
+def _narrowed(row: SamplerRow, name: str, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """What a parameter leaves of the allowed tokens; if that is nothing, the row has a problem."""
+    if after.any():
+        return after
+    if row.problem is None:
+        spec = row.params.constraint
+        others = spec[0] if spec is not None else "allowed_token_ids"
+        row.problem = GenerationError(
+            f"{name} and {others} contradict each other: after {row.step} tokens of the answer no token is allowed by "
+            "both; change one of them"
+        )
+    return before
 
 
 def _forbidden_by_constraint(row: SamplerRow, vocabulary: int) -> np.ndarray:

@@ -88,8 +88,17 @@ class SamplerRow:
     @property
     def banned(self) -> tuple[int, ...]:
         """Tokens that may not come next."""
-        early = self._ends if self._is_early else ()
-        return early + tuple(word[-1] for word in self._bad_words if self._ends_with(word[:-1]))
+        return self.banned_ends + self.banned_words
+
+    @property
+    def banned_ends(self) -> tuple[int, ...]:
+        """Of these, those that would end the answer before min_tokens."""
+        return self._ends if self._is_early else ()
+
+    @property
+    def banned_words(self) -> tuple[int, ...]:
+        """Of these, those that would complete one of bad_words."""
+        return tuple(word[-1] for word in self._bad_words if self._ends_with(word[:-1]))
 
     def record(self, token: int) -> None:
         """Take note of a token of the answer."""

@@ -201,6 +201,45 @@ def test_what_cannot_be_compiled_is_refused_before_anything_runs(llm, constraint
         llm.stream("a", SamplingParams(**constraint))
 
 
+ENDLESS = {"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [{"json_schema": {"$ref": "#"}}, {"grammar": "start: again\nagain: start"}, {"grammar": 'start: "a" start'}],
+)
+def test_what_no_answer_can_satisfy_is_refused(llm, constraint):
+    with pytest.raises(RequestError, match="no finite answer satisfies it"):
+        llm.generate("a", SamplingParams(**constraint))
+
+
+def test_recursion_that_can_end_is_followed(llm):
+    ending = {"type": "array", "items": {"$ref": "#"}, "maxItems": 2}
+    for output in answers(llm, n=8, json_schema=ending):
+        if output.finish_reason == "stop":
+            assert isinstance(json.loads(output.text), list)
+    assert answers(llm, n=1, max_tokens=8, json_schema=ENDLESS)[0].text.startswith("{")  # until max_tokens
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+@pytest.mark.parametrize("more", [{}, {"logprobs": 2}])
+@pytest.mark.parametrize(
+    ("against", "names"),
+    [
+        ({"choice": ["yes"], "allowed_token_ids": [65]}, "allowed_token_ids and choice contradict each other: after 0"),
+        ({"regex": "ya", "bad_words": ["a"]}, "bad_words and regex contradict each other: after 1"),
+        ({"allowed_token_ids": [65], "bad_words": ["b"]}, "bad_words and allowed_token_ids contradict each other"),
+    ],
+)
+def test_what_contradicts_itself_ends_with_an_error_that_names_it(llm, temperature, more, against, names):
+    params = SamplingParams(temperature=0, max_tokens=6)
+    wrong = SamplingParams(temperature=temperature, **against, **more)
+    outputs = llm.generate(["a", "a"], [wrong, params])
+    assert isinstance(outputs[0].error, GenerationError)
+    assert names in str(outputs[0].error)
+    assert outputs[1].outputs[0].token_ids == llm.generate("a", params)[0].outputs[0].token_ids
+
+
 @pytest.mark.parametrize(
     "constraint",
     [{"regex": "a", "choice": ["a"]}, {"choice": []}, {"choice": "abc"}, {"choice": ["a", 3]}, {"regex": 3}, {"grammar": b"x"}, {"json_schema": "{"}, {"json_schema": 3}, {"json_schema": {"a": {1}}}],

@@ -105,6 +105,14 @@ def test_other_forms_are_refused(llm, prompt):
         llm.generate(prompt)
 
 
+def test_parameters_of_another_kind_are_refused(llm):
+    for call in (llm.generate, llm.stream):
+        with pytest.raises(RequestError, match=r"\{'max_tokens': 4\}, a dict; give SamplingParams\(\*\*them\)"):
+            call("a", {"max_tokens": 4})
+    with pytest.raises(RequestError, match="are None, a NoneType"):
+        llm.generate(["a", "b"], [SamplingParams(), None])
+
+
 def test_nothing_is_answered_if_one_request_is_wrong(llm, monkeypatch):
     monkeypatch.setattr(llm.engine, "step", None)
     with pytest.raises(RequestError, match="empty"):

@@ -54,12 +54,12 @@ def a_span(hidden=64, attended=96, mlp=128, out=80, group=32, *, after=True, qkv
     return Span(1e-5, second_half if after else None, norm[1], linear(out, hidden) if qkv else None)
 
 
-def rounded(x: torch.Tensor) -> torch.Tensor:
-    """What is left of activations [T, K]: 8 bits in blocks of 32."""
+def rounded(x: torch.Tensor, most: int = 127) -> torch.Tensor:
+    """What is left of activations [T, K]: 8 bits in blocks of 32, integers from -most to most."""
     blocks = x.view(len(x), -1, 32)
     top = blocks.abs().amax(-1, keepdim=True)
-    q = (blocks * torch.where(top > 1e-35, 127 / top, 0)).round()
-    return (q.double() * (top / 127).double()).flatten(1)
+    q = (blocks * torch.where(top > 1e-35, most / top, 0)).round()
+    return (q.double() * (top / most).double()).flatten(1)
 
 
 def exact(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:

@@ -12,7 +12,7 @@ import time
 
 import httpx
 import pytest
-from conftest import ServerThread
+from server_thread import ServerThread
 from tiny_repository import write_repository
 
 from halfbyte.server.limits import Rate

@@ -7,7 +7,7 @@ import time
 
 import httpx
 import pytest
-from conftest import ServerThread
+from server_thread import ServerThread
 
 from halfbyte.server.auth import Key
 from halfbyte.server.models import Models

@@ -7,7 +7,7 @@ import json
 import random
 
 import pytest
-from conftest import ServerThread
+from server_thread import ServerThread
 from tiny_repository import write_repository
 
 from halfbyte.server.models import Models

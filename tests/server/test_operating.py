@@ -14,8 +14,8 @@ import time
 import httpx
 import openai
 import pytest
-from conftest import ServerThread
 from prometheus_client.parser import text_string_to_metric_families
+from server_thread import ServerThread
 from test_adapters import write_adapter
 from tiny_repository import write_repository
 

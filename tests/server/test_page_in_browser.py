@@ -175,7 +175,7 @@ def test_everything_can_be_reached_by_keyboard_and_has_a_name(open_page):
 
 
 def test_a_server_with_a_key_asks_for_it(browser, tmp_path):
-    from conftest import ServerThread
+    from server_thread import ServerThread
     from tiny_repository import write_repository
 
     from halfbyte.server.auth import Key

@@ -13,7 +13,7 @@ from functools import partial
 
 import httpx
 import pytest
-from conftest import ServerThread
+from server_thread import ServerThread
 from test_adapters import write_adapter
 from tiny_repository import write_repository
 

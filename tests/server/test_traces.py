@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
-from conftest import ServerThread
+from server_thread import ServerThread
 from tiny_repository import write_repository
 
 from halfbyte.errors import ConfigError

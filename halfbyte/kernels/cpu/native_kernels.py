@@ -51,7 +51,7 @@ class OneThread:
 
 
 class NativeKernels:
-    """4-bit linears stay 4-bit, the head runs in 8 bits, activations are rounded to 8 bits in blocks of 32."""
+    """4-bit linears stay 4-bit, the head runs in 7 bits, activations are rounded to 8 bits in blocks of 32."""
 
     def __init__(self, library: Library, *, adaptable: bool = False) -> None:
         """library: see `load_library`. adaptable: spans can be called with `adapt`.
@@ -117,7 +117,7 @@ class NativeKernels:
         return packed.multiply
 
     def head(self, weight: torch.Tensor) -> LinearKernel:
-        """Prepare the output embedding in 8 bits."""
+        """Prepare the output embedding in 7 bits."""
         if weight.shape[1] % BLOCK:
             return self._onnx().head(weight)
         packed = PackedInt8(self.library, weight)

@@ -51,13 +51,13 @@ class PackedInt4:
 
 
 class PackedInt8:
-    """The output embedding [V, D] in 8 bits, symmetric, a scale for each 32 inputs."""
+    """The output embedding [V, D] in bytes of which 7 bits are used, symmetric, a scale for each 32 inputs."""
 
     def __init__(self, library: Library, weight: torch.Tensor) -> None:
         n, k = weight.shape
         self.library = library
         tiles = -(-n // TILE)
-        self.q = torch.empty(tiles, k // BLOCK, 512, dtype=torch.int8)
+        self.q = torch.empty(tiles, k // BLOCK, 512, dtype=torch.uint8)
         self.scales = torch.empty(tiles, k // BLOCK, TILE)
         self.native = Int8Linear(n, k, self.q.data_ptr(), self.scales.data_ptr())
         for first in range(0, n, ROWS_AT_ONCE):

@@ -48,13 +48,13 @@ INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, 
     }
 }
 
-// sums[r] = sum of q x
-INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Floats (*sums)[4]) {
+// sums[r] = sum of (q - MIDDLE) x
+INLINE void dot_bytes(const int rows, const uint8_t *q, const Rounded32 *x, Floats (*sums)[4]) {
     UNROLL for (int s = 0; s < 4; s++) {
         Words total[PACK];
-        UNROLL for (int r = 0; r < rows; r++) total[r] = vdupq_n_s32(0);
+        UNROLL for (int r = 0; r < rows; r++) total[r] = vdupq_n_s32(x[r].minus_sum * MIDDLE);
         UNROLL for (int v = 0; v < 8; v++) {
-            int8x16_t w = vld1q_s8(q + 64 * v + s * 16);
+            int8x16_t w = vld1q_s8((const int8_t *)q + 64 * v + s * 16);
             UNROLL for (int r = 0; r < rows; r++)
                 total[r] = four(total[r], w, vld1q_s8(x[r].q), vld1q_s8(x[r].q + 16), v);
         }

@@ -176,6 +176,15 @@ static void attend_chunk(Room *room, const Keys *keys, const Keys *values, int64
     for (; r < rows; r++) weigh_values(1, room->scores + r * CHUNK, values, start, seen_from, seen_to, room->next + r);
 }
 
+// Asks for the first keys of a task that is to come: within a task each step asks for the next one's.
+static void foresee(const Task *t, const Paged *p, const LayerCache *cache) {
+    if (cache->window) return;
+    int64_t d = p->head_dim, first = (t->part < 0 ? 0 : t->chunk) * CHUNK;
+    int64_t block = p->tables[t->sequence * p->table_width + first / p->block_size];
+    const uint16_t *keys = cache->keys + (block * p->kv_heads + t->kv_head) * p->block_size * d + first % p->block_size * d;
+    for (int64_t i = 0; i < d * KEYS; i += 32) __builtin_prefetch(keys + i);
+}
+
 // q: [rows, q_stride], already scaled; out: [rows, heads * d]. With several chunks a one-token task leaves a part.
 static void attend(const Task *t, const Paged *p, const LayerCache *cache, const float *q, int64_t q_stride, float *out,
                    Part *parts, Room *room) {

@@ -116,11 +116,14 @@ typedef struct { const Span *span; Buffers buffers; } SpanJob;
 
 static void span_job(Worker me, void *argument) {
     const SpanJob *p = argument;
+    Buffers b = p->buffers;
+    Foresight nothing = {0};
+    b.next = &nothing;
     if (p->span->after) {
         round_rows(me, p->buffers.attended, p->buffers.rows, with_inputs(p->buffers.rounded, p->span->after->o.inputs));
         meet(me);
     }
-    span(me, p->span, &p->buffers);
+    span(me, p->span, &b);
 }
 
 static int64_t widest_of(const Span *s) {

@@ -11,6 +11,7 @@
 #include "rows.h"
 
 #define TILE 16
+#define MIDDLE 64  // what stands for 0 in int8.h
 
 typedef struct {
     int64_t outputs, inputs, group;  // the group is a multiple of 32
@@ -66,10 +67,13 @@ INLINE TileWeights nibbles_of(const Int4Linear *w, int64_t tile) {
     return (TileWeights){w->q + tile * k * 8, w->scales + tile * groups * TILE, w->zeros + tile * groups * TILE};
 }
 
+// How a product finds its tile: in nibbles; in nibbles, to be kept in bytes for the rows that follow; or in bytes.
+enum { NIBBLES, UNPACKING, BYTES };
+
 // y [rows, stride] = a tile's outputs of the rows whose first block is `from`, without bias, for `rows` <= PACK rows.
-// in_bytes: the tile was unpacked (unpacked.h). per_group: blocks; a constant where it is 1, so that no parts are kept.
-INLINE void int4_rows(const int rows, const int in_bytes, const int64_t per_group, TileWeights w, int64_t inputs,
-                      const Rounded32 *from, Ahead ahead, float *y, int64_t stride) {
+// kept: where to unpack to (unpacked.h). per_group: blocks; a constant where it is 1, so that no parts are kept.
+INLINE void int4_rows(const int rows, const int form, const int64_t per_group, TileWeights w, TileWeights kept,
+                      int64_t inputs, const Rounded32 *from, Ahead ahead, float *y, int64_t stride) {
     Floats total[PACK][SLICES], part[PACK][SLICES], sums[PACK][SLICES];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < SLICES; s++) total[r][s] = no_floats();
     for (int64_t g = 0, b = 0, blocks = inputs / BLOCK; b < blocks; g++) {
@@ -77,7 +81,10 @@ INLINE void int4_rows(const int rows, const int in_bytes, const int64_t per_grou
             const Rounded32 *in = from + b * PACK;
             fetch_lines(&ahead);
 #if UNPACKS
-            if (in_bytes) dot_unpacked(rows, w.q + b * 512, (const float *)w.zeros + g * TILE, in, sums);
+            if (form == BYTES) dot_unpacked(rows, w.q + b * 512, (const float *)w.zeros + g * TILE, in, sums);
+            else if (form == UNPACKING)
+                dot_and_keep(rows, w.q + b * 256, (const uint8_t *)w.zeros + g * TILE, in, sums,
+                             (uint8_t *)kept.q + b * 512, (float *)kept.zeros + g * TILE);
             else
 #endif
                 dot_nibbles(rows, w.q + b * 256, (const uint8_t *)w.zeros + g * TILE, in, sums);
@@ -88,7 +95,8 @@ INLINE void int4_rows(const int rows, const int in_bytes, const int64_t per_grou
         }
         UNROLL for (int s = 0; s < SLICES; s++) {
             int64_t at = g * TILE + s * SLICE;
-            Floats scale = in_bytes ? load_floats((const float *)w.scales + at) : load_halves((const uint16_t *)w.scales + at);
+            Floats scale = form == BYTES ? load_floats((const float *)w.scales + at) : load_halves((const uint16_t *)w.scales + at);
+            if (form == UNPACKING) store_floats((float *)kept.scales + at, scale);
             UNROLL for (int r = 0; r < rows; r++) total[r][s] = add_scaled(total[r][s], part[r][s], scale);
         }
     }

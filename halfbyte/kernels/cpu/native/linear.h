@@ -1,5 +1,6 @@
 // From tiles to whole products: as many rows at once as there are, in powers of two.
 #pragma once
+#include "foresight.h"
 #include "int8.h"
 #include "pool.h"
 #include "unpacked.h"
@@ -13,16 +14,26 @@
     return 1;
 
 // Each by itself, so that it has the registers to itself.
-#define INT4_SOME(name, in_bytes, per_group)                                                                              \
+#define INT4_SOME(name, form, per_group)                                                                                  \
     __attribute__((noinline)) static int name(const Int4Linear *w, TileWeights tile, const Rounded32 *from, int64_t left, \
                                               Ahead ahead, float *y, int64_t stride) {                                    \
-        SOME_ROWS(left, int4_rows, in_bytes, per_group, tile, w->inputs, from, ahead, y, stride)                          \
+        SOME_ROWS(left, int4_rows, form, per_group, tile, tile, w->inputs, from, ahead, y, stride)                        \
     }
-INT4_SOME(small_groups, 0, 1)
-INT4_SOME(any_groups, 0, w->group / BLOCK)
+INT4_SOME(small_groups, NIBBLES, 1)
+INT4_SOME(any_groups, NIBBLES, w->group / BLOCK)
 #if UNPACKS
-INT4_SOME(unpacked_small_groups, 1, 1)
-INT4_SOME(unpacked_any_groups, 1, w->group / BLOCK)
+INT4_SOME(unpacked_small_groups, BYTES, 1)
+INT4_SOME(unpacked_any_groups, BYTES, w->group / BLOCK)
+
+// For PACK rows.
+#define INT4_UNPACKING(name, per_group)                                                                              \
+    __attribute__((noinline)) static int name(const Int4Linear *w, TileWeights tile, TileWeights to,                 \
+                                              const Rounded32 *from, Ahead ahead, float *y, int64_t stride) {        \
+        int4_rows(PACK, UNPACKING, per_group, tile, to, w->inputs, from, ahead, y, stride);                          \
+        return PACK;                                                                                                 \
+    }
+INT4_UNPACKING(unpacking_small_groups, 1)
+INT4_UNPACKING(unpacking_any_groups, w->group / BLOCK)
 #endif
 
 static int int8_some(const Int8Linear *w, int64_t tile, const Rounded32 *from, int64_t left, Ahead ahead, float *y) {
@@ -34,29 +45,34 @@ typedef struct {
     const Int4Linear *w;
     int64_t index, rows;
     const uint8_t *next;  // of the tile that this worker will need after it
-    TileWeights weights;
-    int is_unpacked;
+    TileWeights weights, unpacked;
+    int form;
 } Tile;
 
 // room: tile_bytes(inputs), a worker's own, until the tile is done. step: to the worker's next tile.
 INLINE Tile tile_at(const Int4Linear *w, int64_t index, int64_t rows, int step, void *room) {
-    Tile tile = {w, index, rows, nibbles_of(w, index + step).q, nibbles_of(w, index), 0};
+    Tile tile = {w, index, rows, nibbles_of(w, index + step).q, nibbles_of(w, index), {0}, NIBBLES};
 #if UNPACKS
-    if (rows < UNPACK_FROM) return tile;
-    tile.weights = unpack(w, tile.weights, room);
-    tile.is_unpacked = 1;
+    if (rows >= UNPACK_FROM) {
+        tile.unpacked = place_to_unpack(w, room);
+        tile.form = UNPACKING;
+    }
 #endif
     return tile;
 }
 
-// y [rows, stride]; returns how many of the rows from `row` on it computed.
-INLINE int tile_rows(const Tile *t, const Rounded *x, int64_t row, float *y, int64_t stride) {
+// y [rows, stride]; returns how many of the rows from `row` on it computed. Rows come in order.
+INLINE int tile_rows(Tile *t, const Rounded *x, int64_t row, float *y, int64_t stride) {
     const Rounded32 *from = block_of(x, row, 0);
     int64_t left = t->rows - row, small = t->w->group == BLOCK;
     Ahead ahead = ahead_of(t->weights.q, t->next, t->w->inputs / BLOCK, 4, t->rows, row);
 #if UNPACKS
-    if (t->is_unpacked)
-        return (small ? unpacked_small_groups : unpacked_any_groups)(t->w, t->weights, from, left, ahead, y, stride);
+    if (t->form == BYTES)
+        return (small ? unpacked_small_groups : unpacked_any_groups)(t->w, t->unpacked, from, left, ahead, y, stride);
+    if (t->form == UNPACKING) {
+        t->form = BYTES;
+        return (small ? unpacking_small_groups : unpacking_any_groups)(t->w, t->weights, t->unpacked, from, ahead, y, stride);
+    }
 #endif
     return (small ? small_groups : any_groups)(t->w, t->weights, from, left, ahead, y, stride);
 }
@@ -93,7 +109,7 @@ static void int8_linear(Worker me, const Int8Linear *w, const Rounded *x, int64_
     float out[PACK][TILE];
     int64_t tile, end = share(me, tiles_of(w->outputs), &tile), blocks = w->inputs / BLOCK;
     for (; tile < end; tile++) {
-        const int8_t *q = w->q + tile * blocks * 512, *next = q + blocks * 512;
+        const uint8_t *q = w->q + tile * blocks * 512, *next = q + blocks * 512;
         for (int64_t row = 0, done; row < rows; row += done) {
             Ahead ahead = ahead_of(q, next, blocks, 8, rows, row);
             done = int8_some(w, tile, block_of(x, row, 0), rows - row, ahead, &out[0][0]);
@@ -104,8 +120,9 @@ static void int8_linear(Worker me, const Int8Linear *w, const Rounded *x, int64_
 }
 
 // Two tiles of a product: 32 neighbouring outputs, with bias.
-INLINE void two_tiles(const Tile *tiles, const Rounded *x, int64_t row, float (*out)[2][TILE]) {
+INLINE void two_tiles(Tile *tiles, const Rounded *x, int64_t row, Foresight *next, float (*out)[2][TILE]) {
     for (int t = 0; t < 2; t++) {
+        foresee_some(next);
         int done = tile_rows(tiles + t, x, row, out[0][t], 2 * TILE);
         const float *bias = tiles[t].w->bias;
         for (int r = 0; r < done && bias; r++)
@@ -115,7 +132,7 @@ INLINE void two_tiles(const Tile *tiles, const Rounded *x, int64_t row, float (*
 
 // SiLU(x gate^T) * (x up^T), rounded for the product that follows. Its width is a multiple of 32. room: for four tiles.
 static void gated(Worker me, const Int4Linear *gate, const Int4Linear *up, const Rounded *x, int64_t rows,
-                  const Rounded *to, void *room) {
+                  const Rounded *to, void *room, Foresight *next) {
     float g[PACK][2][TILE], u[PACK][2][TILE];
     int64_t blocks = gate->outputs / BLOCK, b, end = share(me, blocks, &b);
     for (; b < end; b++) {
@@ -128,8 +145,8 @@ static void gated(Worker me, const Int4Linear *gate, const Int4Linear *up, const
             int64_t left = rows - row;
             done = 1;
             while (done * 2 <= left && done * 2 <= PACK) done *= 2;
-            two_tiles(tiles, x, row, g);
-            two_tiles(tiles + 2, x, row, u);
+            two_tiles(tiles, x, row, next, g);
+            two_tiles(tiles + 2, x, row, next, u);
             for (int64_t r = 0; r < done; r++) {
                 float *a = &g[r][0][0], *c = &u[r][0][0];
                 for (int i = 0; i < BLOCK; i += WIDTH) {

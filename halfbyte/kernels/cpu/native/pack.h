@@ -32,7 +32,7 @@ typedef struct {
     Int8Linear *to;
 } PackInt8;
 
-// Rounds to 8 bits, symmetric: the scale is a block's largest magnitude / 127.
+// Rounds to 7 bits, symmetric: the scale is a block's largest magnitude / 63.
 static void pack_int8_job(Worker me, void *argument) {
     const PackInt8 *p = argument;
     int64_t k = p->to->inputs, blocks = k / BLOCK, t, end = share(me, p->count, &t);
@@ -41,8 +41,9 @@ static void pack_int8_job(Worker me, void *argument) {
             for (int64_t b = 0; b < blocks; b++) {
                 int64_t tile = p->first + t, row = t * TILE + r, at = tile * blocks + b;
                 Rounded32 w = {0};
-                if (tile * TILE + r < p->to->outputs) round_block(p->weight + row * k + b * BLOCK, &w);
+                if (tile * TILE + r < p->to->outputs) round_within(p->weight + row * k + b * BLOCK, MIDDLE - 1, &w);
                 p->to->scales[at * TILE + r] = w.scale;
-                for (int64_t v = 0; v < 8; v++) memcpy(p->to->q + at * 512 + v * 64 + 4 * r, w.q + 4 * v, 4);
+                for (int64_t i = 0; i < BLOCK; i++)
+                    p->to->q[at * 512 + i / 4 * 64 + 4 * r + i % 4] = (uint8_t)(w.q[i] + MIDDLE);
             }
 }

@@ -76,8 +76,10 @@ static void place_heads(Worker me, const Pass *p, const HeadNorms *norms, const 
 }
 
 static void attend_all(Worker me, const Pass *p, const Paged *paged, int64_t layer, const float *q, int64_t stride) {
-    for (int64_t i; (i = atomic_fetch_add_explicit(p->taken + layer, 1, memory_order_relaxed)) < p->count;)
+    for (int64_t i; (i = atomic_fetch_add_explicit(p->taken + layer, 1, memory_order_relaxed)) < p->count;) {
+        if (i + me.threads < p->count) foresee(p->tasks + i + me.threads, paged, p->caches + layer);
         attend(p->tasks + i, paged, p->caches + layer, q, stride, p->buffers.attended, p->parts, p->rooms + me.id);
+    }
 }
 
 // A long sequence's one token: the parts of each head, in order.
@@ -98,9 +100,13 @@ static void pass_job(Worker me, void *argument) {
     const Pass *p = argument;
     const Network *n = p->network;
     int64_t stride = (n->heads + 2 * n->kv_heads) * n->head_dim, width = n->heads * n->head_dim;
+    int64_t calls = n->gated / BLOCK / me.threads * 4 * ((p->buffers.rows + PACK - 1) / PACK);  // see gated
     if (p->start) embed(me, p->start, &p->buffers, n->hidden);
     for (int64_t layer = 0; layer <= n->layers; layer++) {
         Buffers b = p->buffers;
+        Foresight next = {0};
+        if (layer && layer < n->layers) next = foresight(me, &p->paged, p->caches + layer, b.rows, calls);
+        b.next = &next;
         if (layer == n->layers) b.out = p->hidden;
         span(me, n->spans + layer, &b);
         if (layer == n->layers) break;

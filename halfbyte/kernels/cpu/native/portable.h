@@ -61,11 +61,12 @@ INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, 
     }
 }
 
-// sums[r] = sum of q x
-INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Floats (*sums)[1]) {
+// sums[r] = sum of (q - MIDDLE) x
+INLINE void dot_bytes(const int rows, const uint8_t *q, const Rounded32 *x, Floats (*sums)[1]) {
     for (int r = 0; r < rows; r++) {
         Words total;
-        dot(q, x + r, &total);
+        dot((const int8_t *)q, x + r, &total);
+        for (int i = 0; i < SLICE; i++) total.lane[i] += MIDDLE * x[r].minus_sum;
         sums[r][0] = to_floats(total);
     }
 }

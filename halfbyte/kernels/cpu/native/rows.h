@@ -9,11 +9,20 @@
 #define PACK 4
 #endif
 
+// AVX2 by itself sums products in 16 bits and goes on in floats (x86_256.h).
+#if defined(__AVX2__) && !defined(__AVXVNNI__) && !(defined(__AVX512VNNI__) && defined(__AVX512VL__))
+#define UNPACKS 1  // see unpacked.h
+typedef float Sum;
+#else
+#define UNPACKS 0
+typedef int32_t Sum;
+#endif
+
 // Thirty-two values rounded to 8 bits: value = q * scale.
 typedef struct {
     int8_t q[BLOCK];
     float scale;
-    int32_t minus_sum;  // of q, for the zero points
+    Sum minus_sum;  // of q, for the zero points
 } Rounded32;
 
 // Rows of such blocks, PACK rows side by side: block b of row r is at [r / PACK, b, r % PACK], so that whoever works on
@@ -27,9 +36,9 @@ INLINE Rounded32 *block_of(const Rounded *x, int64_t row, int64_t b) {
     return x->blocks + (row / PACK * (x->inputs / BLOCK) + b) * PACK + row % PACK;
 }
 
-// A value that is not finite makes the scale so, and with it whatever is computed from the block: magnitudes are
+// To integers from -most to most. A value that is not finite makes the scale so, and with it whatever is computed from the block: magnitudes are
 // compared as integers, where NaN is the largest.
-INLINE void round_block(const float *x, Rounded32 *to) {
+INLINE void round_within(const float *x, float most, Rounded32 *to) {
     ilanes largest = {}, total = {};
     UNROLL for (int i = 0; i < BLOCK / WIDTH; i++) {
         ivec magnitude = (ivec)load(x + i * WIDTH) & 0x7fffffff;
@@ -38,7 +47,7 @@ INLINE void round_block(const float *x, Rounded32 *to) {
     int32_t bits = imax_of_lanes(&largest), whole[BLOCK];
     float top;
     memcpy(&top, &bits, 4);
-    float scale = top / 127.0f, inverse = top > 1e-35f ? 127.0f / top : 0.0f;  // of a block that small nothing is left
+    float scale = top / most, inverse = top > 1e-35f ? most / top : 0.0f;  // of a block that small nothing is left
     UNROLL for (int i = 0; i < BLOCK / WIDTH; i++) {
         ivec n;
         nearest(load(x + i * WIDTH) * inverse, &n);
@@ -47,8 +56,10 @@ INLINE void round_block(const float *x, Rounded32 *to) {
     }
     for (int i = 0; i < BLOCK; i++) to->q[i] = (int8_t)whole[i];
     to->scale = scale;
-    to->minus_sum = -isum_of_lanes(&total);
+    to->minus_sum = (Sum)-isum_of_lanes(&total);
 }
+
+INLINE void round_block(const float *x, Rounded32 *to) { round_within(x, 127.0f, to); }
 
 INLINE void round_row(const float *x, const Rounded *to, int64_t row) {
     for (int64_t b = 0; b < to->inputs / BLOCK; b++) round_block(x + b * BLOCK, block_of(to, row, b));

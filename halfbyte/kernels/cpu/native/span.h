@@ -25,6 +25,7 @@ typedef struct {  // of one pass
     char *rooms;        // [threads, room]: each worker's own, for tiles (linear.h)
     size_t room;
     Rounded rounded, activated;
+    Foresight *next;  // a worker's own
 } Buffers;
 
 INLINE void *room_of(Worker me, const Buffers *b) { return b->rooms + (size_t)me.id * b->room; }
@@ -57,7 +58,7 @@ static void after_attention(Worker me, const After *p, const Buffers *b, int64_t
     meet(me);
     norm_and_round(me, b, p->norm, hidden, eps, x);
     meet(me);
-    gated(me, &p->gate, &p->up, &x, b->rows, &activated, room);
+    gated(me, &p->gate, &p->up, &x, b->rows, &activated, room, b->next);
     meet(me);
     int4_linear(me, &p->down, &activated, b->rows, b->residual, 1, room);
     meet(me);

@@ -54,15 +54,13 @@ INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, 
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++) sums[r][s] = to_floats(total[r][s]);
 }
 
-// sums[r] = sum of q x. To q 128 is added, which makes it unsigned, and taken off by the sum of x.
-INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Floats (*sums)[2]) {
-    const __m256i high = _mm256_set1_epi8((char)128);
+// sums[r] = sum of (q - MIDDLE) x
+INLINE void dot_bytes(const int rows, const uint8_t *q, const Rounded32 *x, Floats (*sums)[2]) {
     Words total[PACK][2];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++)
-        total[r][s] = _mm256_slli_epi32(_mm256_set1_epi32(x[r].minus_sum), 7);
+        total[r][s] = _mm256_set1_epi32(x[r].minus_sum * MIDDLE);
     UNROLL for (int v = 0; v < 8; v++) {
-        __m256i w0 = _mm256_xor_si256(load_words(q + 64 * v), high);
-        __m256i w1 = _mm256_xor_si256(load_words(q + 64 * v + 32), high);
+        __m256i w0 = load_words(q + 64 * v), w1 = load_words(q + 64 * v + 32);
         UNROLL for (int r = 0; r < rows; r++) {
             __m256i in = four_inputs(x[r].q + 4 * v);
             total[r][0] = DPBUSD(total[r][0], w0, in);
@@ -74,8 +72,6 @@ INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Float
 #else
 // Keeps the compiler from summing up later and keeping the terms until then, for which there are no registers.
 #define NOW(x) __asm__("" : "+x"(x))
-
-#define UNPACKS 1  // see unpacked.h
 
 // Adds the products of a vector of weights and its four inputs of each row. Pairs of products are summed in 16 bits, where
 // eight pairs of a nibble (0 to 15) and an activation (-127 to 127) fit: 8 * 2 * 15 * 127 = 30480.
@@ -95,7 +91,7 @@ INLINE void add_products(const int rows, int v, __m256i w0, __m256i w1, const Ro
 INLINE void without_zeros(const int rows, Words (*sixteen)[2], Floats zero0, Floats zero1, const Rounded32 *x, Floats (*sums)[2]) {
     const __m256i ones = _mm256_set1_epi16(1);
     UNROLL for (int r = 0; r < rows; r++) {
-        Floats minus_sum = to_floats(_mm256_set1_epi32(x[r].minus_sum));
+        Floats minus_sum = repeat(x[r].minus_sum);
         sums[r][0] = add_scaled(to_floats(_mm256_madd_epi16(sixteen[r][0], ones)), zero0, minus_sum);
         sums[r][1] = add_scaled(to_floats(_mm256_madd_epi16(sixteen[r][1], ones)), zero1, minus_sum);
     }
@@ -112,6 +108,24 @@ INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, 
     without_zeros(rows, sixteen, to_floats(load_zeros(zeros)), to_floats(load_zeros(zeros + SLICE)), x, sums);
 }
 
+// The same, and keeps what was taken apart: a byte a weight, and zeros as floats.
+INLINE void dot_and_keep(const int rows, const uint8_t *q, const uint8_t *zeros, const Rounded32 *x, Floats (*sums)[2],
+                         uint8_t *bytes, float *float_zeros) {
+    Words sixteen[PACK][2];
+    UNROLL for (int v = 0; v < 8; v++) {
+        const uint8_t *at = q + v / 2 * 64;
+        Words w0 = v % 2 ? high_nibbles(at) : low_nibbles(at);
+        Words w1 = v % 2 ? high_nibbles(at + 32) : low_nibbles(at + 32);
+        store_words(bytes + 64 * v, w0);
+        store_words(bytes + 64 * v + 32, w1);
+        add_products(rows, v, w0, w1, x, sixteen);
+    }
+    Floats zero0 = to_floats(load_zeros(zeros)), zero1 = to_floats(load_zeros(zeros + SLICE));
+    store_floats(float_zeros, zero0);
+    store_floats(float_zeros + SLICE, zero1);
+    without_zeros(rows, sixteen, zero0, zero1, x, sums);
+}
+
 // The same with a byte a weight, and zeros that are floats.
 INLINE void dot_unpacked(const int rows, const uint8_t *q, const float *zeros, const Rounded32 *x, Floats (*sums)[2]) {
     Words sixteen[PACK][2];
@@ -120,20 +134,23 @@ INLINE void dot_unpacked(const int rows, const uint8_t *q, const float *zeros, c
     without_zeros(rows, sixteen, load_floats(zeros), load_floats(zeros + SLICE), x, sums);
 }
 
-// sums[r] = sum of q x, both signed: |q| times x with q's sign. One pair fits 16 bits (2 * 127 * 127), two do not.
-INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Floats (*sums)[2]) {
+// sums[r] = sum of (q - MIDDLE) x. One pair fits 16 bits (2 * 127 * 127), two do not.
+INLINE void dot_bytes(const int rows, const uint8_t *q, const Rounded32 *x, Floats (*sums)[2]) {
     const __m256i ones = _mm256_set1_epi16(1);
     Words total[PACK][2];
-    UNROLL for (int v = 0; v < 8; v++)
-        UNROLL for (int s = 0; s < 2; s++) {
-            __m256i w = load_words(q + 64 * v + 32 * s), magnitude = _mm256_abs_epi8(w);
-            UNROLL for (int r = 0; r < rows; r++) {
-                __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(four_inputs(x[r].q + 4 * v), w));
-                __m256i wide = _mm256_madd_epi16(pairs, ones);
+    UNROLL for (int v = 0; v < 8; v++) {
+        __m256i w[2] = {load_words(q + 64 * v), load_words(q + 64 * v + 32)};
+        UNROLL for (int r = 0; r < rows; r++) {
+            __m256i in = four_inputs(x[r].q + 4 * v);
+            UNROLL for (int s = 0; s < 2; s++) {
+                __m256i wide = _mm256_madd_epi16(_mm256_maddubs_epi16(w[s], in), ones);
                 total[r][s] = v ? _mm256_add_epi32(total[r][s], wide) : wide;
                 NOW(total[r][s]);
             }
         }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++) sums[r][s] = to_floats(total[r][s]);
+    }
+    const Floats middle = repeat(MIDDLE);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int s = 0; s < 2; s++)
+        sums[r][s] = add_scaled(to_floats(total[r][s]), repeat(x[r].minus_sum), middle);
 }
 #endif

@@ -45,11 +45,10 @@ INLINE void dot_nibbles(const int rows, const uint8_t *q, const uint8_t *zeros, 
         sums[r][0] = to_floats(dot(_mm512_madd_epi16(zero, _mm512_set1_epi32(x[r].minus_sum)), w, x[r].q));
 }
 
-// sums[r] = sum of q x. To q 128 is added, which makes it unsigned, and taken off by the sum of x.
-INLINE void dot_bytes(const int rows, const int8_t *q, const Rounded32 *x, Floats (*sums)[1]) {
+// sums[r] = sum of (q - MIDDLE) x
+INLINE void dot_bytes(const int rows, const uint8_t *q, const Rounded32 *x, Floats (*sums)[1]) {
     __m512i w[8];
-    UNROLL for (int v = 0; v < 8; v++)
-        w[v] = _mm512_xor_si512(_mm512_loadu_si512(q + 64 * v), _mm512_set1_epi8((char)128));
+    UNROLL for (int v = 0; v < 8; v++) w[v] = _mm512_loadu_si512(q + 64 * v);
     UNROLL for (int r = 0; r < rows; r++)
-        sums[r][0] = to_floats(dot(_mm512_slli_epi32(_mm512_set1_epi32(x[r].minus_sum), 7), w, x[r].q));
+        sums[r][0] = to_floats(dot(_mm512_set1_epi32(x[r].minus_sum * MIDDLE), w, x[r].q));
 }
