@@ -17,7 +17,6 @@ from halfbyte.checkpoint.int4 import Int4Weight, IntWeight
 from halfbyte.errors import CheckpointError
 
 NIBBLE_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)
-_COLUMN_NIBBLES = tuple(NIBBLE_COLUMNS.index(column) for column in range(8))
 
 
 def pack_columns(values: torch.Tensor) -> torch.Tensor:
@@ -30,11 +29,16 @@ def pack_columns(values: torch.Tensor) -> torch.Tensor:
 
 
 def unpack_columns(words: torch.Tensor) -> torch.Tensor:
-    """Int32 [R, N / 8] -> uint8 [R, N]."""
-    rows = words.shape[0]
-    pairs = words.contiguous().view(torch.uint8).view(rows, -1, 4)
-    nibbles = torch.stack((pairs & 15, pairs >> 4), -1).view(rows, -1, 8)
-    return nibbles[..., list(_COLUMN_NIBBLES)].reshape(rows, -1)
+    """Int32 [R, N / 8] -> uint8 [N, R], transposed: to turn words around is faster than to turn single values."""
+    turned = words.T.contiguous()
+    groups, rows = turned.shape
+    four = turned.view(torch.uint8).view(groups, rows, 4)
+    out = torch.empty(groups, 8, rows, dtype=torch.uint8, device=words.device)
+    for i in range(4):
+        pairs = four[..., i].contiguous()
+        torch.bitwise_and(pairs, 15, out=out[:, NIBBLE_COLUMNS[2 * i]])
+        torch.bitwise_right_shift(pairs, 4, out=out[:, NIBBLE_COLUMNS[2 * i + 1]])
+    return out.view(-1, rows)
 
 
 def pack_gemm(weight: IntWeight) -> dict[str, torch.Tensor]:
@@ -55,6 +59,4 @@ def unpack_gemm(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tenso
             f"qweight {list(qweight.shape)}, qzeros {list(qzeros.shape)} and scales {list(scales.shape)} do not belong "
             "to one AWQ linear: expected [K, N/8], [K/G, N/8] and [K/G, N]"
         )
-    return Int4Weight(
-        q=unpack_columns(qweight).T.contiguous(), s=scales.T.contiguous(), z=unpack_columns(qzeros).T.contiguous()
-    )
+    return Int4Weight(q=unpack_columns(qweight), s=scales.T.contiguous(), z=unpack_columns(qzeros))

@@ -46,7 +46,7 @@ def test_columns_0_to_7_pack_to_the_known_word():
 def test_a_word_with_its_top_bit_set_is_a_negative_int32():
     words = pack_columns(torch.full((1, 8), 15, dtype=torch.uint8))
     assert int(words[0, 0]) == -1
-    assert unpack_columns(words).tolist() == [[15] * 8]
+    assert unpack_columns(words).tolist() == [[15]] * 8
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.sampled_from([1, 2, 8]), st.integers(0, 99))
