@@ -30,9 +30,8 @@ def pack_columns(values: torch.Tensor) -> torch.Tensor:
 
 def unpack_columns(words: torch.Tensor) -> torch.Tensor:
     """Int32 [R, N / 8] -> uint8 [N, R], transposed: to turn words around is faster than to turn single values."""
-    turned = words.T.contiguous()
-    groups, rows = turned.shape
-    four = turned.view(torch.uint8).view(groups, rows, 4)
+    rows, groups = words.shape
+    four = words.T.contiguous().view(-1).view(torch.uint8).view(groups, rows, 4)
     out = torch.empty(groups, 8, rows, dtype=torch.uint8, device=words.device)
     for i in range(4):
         pairs = four[..., i].contiguous()
